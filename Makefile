@@ -1,0 +1,42 @@
+# One command for each thing one does here. `make` lists them.
+
+# Outside the clone, so that RocksDB and librdkafka are compiled once on a machine and not once in a clone.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/target
+
+# Further arguments of real and ingest: make ingest ARGS="--events 1000000"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kafka build demo test real ingest fmt lint
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what the build needs (Debian packages; as root)
+	@scripts/setup
+
+kafka: ## fetch Apache Kafka's jars for tests and measurements
+	@scripts/setup
+	@scripts/kafka fetch
+
+build: setup ## compile the binary
+	cargo build --locked
+
+demo: setup ## see the whole way on an embedded broker with generated data
+	@cargo build --locked
+	@cargo run --locked --quiet -- demo
+
+test: ## formatting, lints and every test, also on a real Kafka
+	@scripts/test
+
+real: ## MovieLens-100K the whole way on a real Kafka, with figures
+	@scripts/real $(ARGS)
+
+ingest: ## 5 million events from a real Kafka, against a bare consumer
+	@scripts/ingest $(ARGS)
+
+fmt: ## format the sources
+	cargo fmt
+
+lint: setup ## clippy, warnings are errors
+	cargo clippy --locked --all-targets -- -D warnings

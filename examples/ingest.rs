@@ -1,0 +1,226 @@
+//! How many events per second become durable state, against a bare rdkafka consumer of the same topic: `make ingest`.
+//!
+//! Sends generated events to a fresh topic, reads them with nothing but `BaseConsumer::poll`, then starts `nepenthe run` on an
+//! empty state directory that is told not to compute, and waits until it has stored every one. Rates are counted from
+//! the first event on, starts are told apart, and the ratio is what can be compared between machines.
+
+#![allow(clippy::disallowed_methods, reason = "a measuring program reads the clock")]
+
+#[path = "ingest/events.rs"]
+mod events;
+#[path = "ingest/service.rs"]
+mod service;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use events::Events;
+use service::{Service, ServiceError};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures ingest against a bare consumer.
+#[derive(Debug, Parser)]
+struct Args {
+    /// host:port of a broker that may be filled
+    #[arg(long)]
+    brokers: String,
+    /// Events to send, all of different ids
+    #[arg(long, default_value_t = 5_000_000)]
+    events: u64,
+    #[arg(long, default_value_t = 138_493)]
+    users: u64,
+    #[arg(long, default_value_t = 26_744)]
+    items: u64,
+    #[arg(long, default_value_t = 8)]
+    partitions: i32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Give up when the service has stored nothing more for so many seconds
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+enum IngestError {
+    #[error("{tried}: {error}")]
+    Kafka { tried: String, error: KafkaError },
+    #[error("topic {topic}: {code}; measure on a fresh broker")]
+    Topic { topic: String, code: RDKafkaErrorCode },
+    #[error("no runtime for the admin client: {0}")]
+    Runtime(std::io::Error),
+    #[error("nothing came for {PATIENCE:?} after {read} of {wanted} records of {topic}")]
+    Dried { topic: String, read: u64, wanted: u64 },
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl IngestError {
+    fn kafka(tried: impl Into<String>) -> impl FnOnce(KafkaError) -> IngestError {
+        let tried = tried.into();
+        move |error| IngestError::Kafka { tried, error }
+    }
+}
+
+/// A count and the time it took, from the first event to the last.
+struct Rate {
+    events: u64,
+    time: Duration,
+}
+
+impl Rate {
+    fn per_second(&self) -> f64 {
+        self.events as f64 / self.time.as_secs_f64()
+    }
+
+    fn print(&self, what: &str) {
+        println!("{what:<28} {:>12.0} events/s   {} in {:.2} s", self.per_second(), self.events, self.time.as_secs_f64());
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    match measure(&Args::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ingest: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> Result<(), IngestError> {
+    let topic = "ingest.interactions";
+    create_topic(args, topic)?;
+    let (sent, bytes) = send(args, topic)?;
+    println!("{} events, {:.1} bytes each, {} partitions, lz4", args.events, bytes as f64 / args.events as f64, args.partitions);
+    sent.print("producer");
+    let bare = read(args, topic)?;
+    bare.print("bare consumer");
+    let service = Service::start(&args.brokers, topic)?;
+    let ingest = service.ingest(args.events, Duration::from_secs(args.patience))?;
+    let rate = Rate { events: args.events, time: ingest.time };
+    rate.print("nepenthe run, durable");
+    println!("ratio to the bare consumer   {:>12.1} %", 100.0 * rate.per_second() / bare.per_second());
+    println!(
+        "start to first stored event {:.2} s; the process used {:.2} cores; state on disk {:.1} bytes an event",
+        ingest.start.as_secs_f64(),
+        ingest.cores,
+        ingest.state_bytes as f64 / args.events as f64
+    );
+    Ok(())
+}
+
+fn client(args: &Args) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &args.brokers);
+    config
+}
+
+fn create_topic(args: &Args, topic: &str) -> Result<(), IngestError> {
+    let admin: AdminClient<DefaultClientContext> = client(args).create().map_err(IngestError::kafka("admin client"))?;
+    let wanted = NewTopic::new(topic, args.partitions, TopicReplication::Fixed(1));
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(IngestError::Runtime)?;
+    let made = runtime.block_on(admin.create_topics([&wanted], &options)).map_err(IngestError::kafka(format!("create {topic}")))?;
+    made.into_iter().try_for_each(|made| made.map(|_| ()).map_err(|(topic, code)| IngestError::Topic { topic, code }))
+}
+
+/// Counts what the broker has acknowledged and keeps the first failure.
+#[derive(Default, Clone)]
+struct Deliveries {
+    failed: Arc<OnceLock<KafkaError>>,
+    done: Arc<AtomicU64>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => drop(self.done.fetch_add(1, Ordering::Relaxed)),
+            // Only the first is told.
+            Err((error, _)) => drop(self.failed.set(error.clone())),
+        }
+    }
+}
+
+/// Sends every event; returns the rate and the bytes of all values.
+fn send(args: &Args, topic: &str) -> Result<(Rate, u64), IngestError> {
+    let deliveries = Deliveries::default();
+    let producer: ThreadedProducer<Deliveries> = client(args)
+        .set("compression.codec", "lz4")
+        .set("acks", "1")
+        .set("linger.ms", "50")
+        .set("batch.size", "1000000")
+        .set("batch.num.messages", "20000")
+        .set("queue.buffering.max.messages", "1000000")
+        .create_with_context(deliveries.clone())
+        .map_err(IngestError::kafka("producer"))?;
+    let begin = Instant::now();
+    let mut bytes = 0;
+    let mut events = Events::new(args.seed, args.users, args.items);
+    for _ in 0..args.events {
+        let (user, event) = events.next();
+        bytes += event.len() as u64;
+        // By user, as producers do; the partition is given because hashing is not what is measured.
+        let partition = (user % args.partitions.unsigned_abs() as u64) as i32;
+        let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(event);
+        while let Err((error, back)) = producer.send(record) {
+            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
+                return Err(IngestError::kafka(format!("send to {topic}"))(error));
+            }
+            record = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    producer.flush(PATIENCE).map_err(IngestError::kafka(format!("flush to {topic}")))?;
+    match deliveries.failed.get() {
+        Some(error) => Err(IngestError::kafka(format!("delivery to {topic}"))(error.clone())),
+        None => Ok((Rate { events: deliveries.done.load(Ordering::Relaxed), time: begin.elapsed() }, bytes)),
+    }
+}
+
+/// Reads the topic with `BaseConsumer::poll` and looks at nothing but the length of each value.
+fn read(args: &Args, topic: &str) -> Result<Rate, IngestError> {
+    let consumer: BaseConsumer = client(args)
+        .set("group.id", "ingest-bare")
+        .set("enable.auto.commit", "false")
+        .set("fetch.max.bytes", "67108864")
+        .set("queued.max.messages.kbytes", "65536")
+        .create()
+        .map_err(IngestError::kafka("consumer"))?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..args.partitions {
+        all.add_partition_offset(topic, partition, Offset::Beginning).map_err(IngestError::kafka("assignment"))?;
+    }
+    consumer.assign(&all).map_err(IngestError::kafka("assignment"))?;
+    let (mut read, mut bytes) = (0, 0);
+    let mut begin = None;
+    while read < args.events {
+        match consumer.poll(PATIENCE) {
+            Some(Ok(message)) => {
+                begin.get_or_insert_with(Instant::now);
+                read += 1;
+                bytes += message.payload_len();
+            }
+            Some(Err(error)) => return Err(IngestError::kafka(format!("read {topic}"))(error)),
+            None => return Err(IngestError::Dried { topic: topic.to_owned(), read, wanted: args.events }),
+        }
+    }
+    std::hint::black_box(bytes);
+    Ok(Rate { events: read, time: begin.map_or(Duration::ZERO, |begin| begin.elapsed()) })
+}

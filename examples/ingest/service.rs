@@ -1,0 +1,178 @@
+//! `nepenthe run` as a child, seen only from outside: its command line, its `/metrics` and its exit code.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const POLL: Duration = Duration::from_millis(10);
+const STOP: Duration = Duration::from_secs(60);
+const ACCEPTED: &str = r#"nepenthe_events_total{kind="interaction",outcome="accepted"}"#;
+const CPU_SECONDS: &str = "process_cpu_seconds_total";
+
+/// What went wrong with the child.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error("{what}: {error}")]
+    Io { what: String, error: std::io::Error },
+    #[error("{} is not there: run `cargo build --locked` first", .0.display())]
+    NotBuilt(PathBuf),
+    #[error("`nepenthe {command}` ended early: {status}")]
+    Ended { command: String, status: ExitStatus },
+    #[error("{stored} of {wanted} events stored and no more for {waited:?}")]
+    Stuck { stored: u64, wanted: u64, waited: Duration },
+    #[error("{stored} events stored where {wanted} were sent")]
+    TooMany { stored: u64, wanted: u64 },
+    #[error("/metrics has no `{0}`")]
+    NoMetric(&'static str),
+}
+
+impl ServiceError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServiceError {
+        let what = what.into();
+        move |error| ServiceError::Io { what, error }
+    }
+}
+
+/// The measured run.
+pub struct Ingest {
+    /// From the last look at which nothing was stored to the first at which everything was.
+    pub time: Duration,
+    /// From the start of the process to the first stored event.
+    pub start: Duration,
+    /// Processor time by wall time, while it ingested.
+    pub cores: f64,
+    /// Size of the state directory at the end.
+    pub state_bytes: u64,
+}
+
+/// The running child with its state directory; both are gone when it is dropped.
+pub struct Service {
+    child: Child,
+    address: SocketAddr,
+    started: Instant,
+    dir: TempDir,
+}
+
+impl Service {
+    /// Makes the other topics, then starts the service on an empty state directory. No generation is due for a day and a
+    /// billion events, so what is measured is the way from the topic into the store.
+    pub fn start(brokers: &str, topic: &str) -> Result<Service, ServiceError> {
+        let binary = binary()?;
+        let dir = TempDir::with_prefix("nepenthe-ingest-").map_err(ServiceError::io("state directory"))?;
+        let address = free_address()?;
+        let state = dir.path().join("state");
+        let command = |name: &str| {
+            let mut command = Command::new(&binary);
+            command.arg(name).arg("--brokers").arg(brokers).arg("--state").arg(&state);
+            command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
+            command.args(["--set", "kafka.group=ingest", "--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
+            command.args(["--set", "log.level=warn"]);
+            command
+        };
+        let status = command("topics").stdout(std::process::Stdio::null()).status().map_err(ServiceError::io("nepenthe topics"))?;
+        if !status.success() {
+            return Err(ServiceError::Ended { command: "topics".to_owned(), status });
+        }
+        let started = Instant::now();
+        let child = command("run").spawn().map_err(ServiceError::io("nepenthe run"))?;
+        Ok(Service { child, address, started, dir })
+    }
+
+    /// Waits until `wanted` events are stored, then ends the service in order.
+    pub fn ingest(mut self, wanted: u64, patience: Duration) -> Result<Ingest, ServiceError> {
+        let mut begin = self.started;
+        let mut cpu_at_begin = 0.0;
+        let (mut stored, mut changed) = (0, Instant::now());
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(ServiceError::io("nepenthe run"))? {
+                return Err(ServiceError::Ended { command: "run".to_owned(), status });
+            }
+            let asked = Instant::now();
+            // Not yet listening at first; a service that stays silent runs into `patience`.
+            let page = get(self.address, "/metrics").unwrap_or_default();
+            let now = if page.is_empty() { 0 } else { sample(&page, ACCEPTED)? as u64 };
+            if now == 0 {
+                begin = asked;
+                cpu_at_begin = sample(&page, CPU_SECONDS).unwrap_or(0.0);
+            }
+            if now != stored {
+                (stored, changed) = (now, Instant::now());
+            }
+            if stored > wanted {
+                return Err(ServiceError::TooMany { stored, wanted });
+            }
+            if stored == wanted {
+                let time = changed - begin;
+                let cpu = sample(&page, CPU_SECONDS)? - cpu_at_begin;
+                let start = begin - self.started;
+                self.stop()?;
+                return Ok(Ingest { time, start, cores: cpu / time.as_secs_f64(), state_bytes: size_of(self.dir.path()) });
+            }
+            if changed.elapsed() > patience {
+                return Err(ServiceError::Stuck { stored, wanted, waited: patience });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Asks the child to end as an operator does, and expects a clean exit.
+    fn stop(&mut self) -> Result<(), ServiceError> {
+        Command::new("kill").arg(self.child.id().to_string()).status().map_err(ServiceError::io("kill"))?;
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline {
+            match self.child.try_wait().map_err(ServiceError::io("nepenthe run"))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(ServiceError::Ended { command: "run".to_owned(), status }),
+                None => std::thread::sleep(POLL),
+            }
+        }
+        Err(ServiceError::io("nepenthe run after SIGTERM")(std::io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Nothing to end when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The service's binary: cargo puts it one directory above the examples.
+fn binary() -> Result<PathBuf, ServiceError> {
+    let this = std::env::current_exe().map_err(ServiceError::io("the path of this program"))?;
+    let folder = this.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let binary = folder.join("nepenthe");
+    if binary.exists() { Ok(binary) } else { Err(ServiceError::NotBuilt(binary)) }
+}
+
+fn free_address() -> Result<SocketAddr, ServiceError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ServiceError::io("a free port"))?;
+    listener.local_addr().map_err(ServiceError::io("a free port"))
+}
+
+/// The body of a page; HTTP/1.0, so that the server closes behind it.
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+/// The value of one series.
+fn sample(page: &str, series: &'static str) -> Result<f64, ServiceError> {
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+    line.ok_or(ServiceError::NoMetric(series))
+}
+
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    sizes.map(|(path, metadata)| if metadata.is_dir() { size_of(&path) } else { metadata.len() }).sum()
+}

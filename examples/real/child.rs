@@ -1,0 +1,133 @@
+//! `nepenthe` from outside: its commands, its pages, its exit codes.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::process;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+type Result<T> = std::result::Result<T, String>;
+
+/// An installation: a state directory, topics of its own, perhaps a running service.
+pub struct Installation {
+    binary: PathBuf,
+    settings: Vec<String>,
+    pub state: PathBuf,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Installation {
+    /// Makes the topics. `model` are further settings, `key=value`.
+    pub fn make(brokers: &str, name: &str, dir: &Path, model: &[String]) -> Result<Installation> {
+        let address = process::free_address().map_err(|e| e.to_string())?;
+        let state = dir.join(name);
+        let mut settings = vec![format!("kafka.brokers={brokers}"), format!("kafka.group={name}"), format!("http.listen={address}")];
+        for topic in ["interactions", "forgets", "factors", "generations", "receipts", "dead_letters"] {
+            settings.push(format!("topics.{topic}={name}.{topic}"));
+        }
+        settings.push(format!("store.path={}", state.display()));
+        settings.push("log.level=warn".to_owned());
+        settings.extend_from_slice(model);
+        let binary = process::binary().map_err(|e| e.to_string())?;
+        let installation = Installation { binary, settings, state, address, child: None };
+        installation.done(&["topics"])?;
+        Ok(installation)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments);
+        self.settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        command
+    }
+
+    /// Runs a command to its end; its stdout, if it ended well.
+    pub fn done(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).output().map_err(|e| format!("{arguments:?}: {e}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.success() {
+            true => Ok(text),
+            false => Err(format!("nepenthe {arguments:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+
+    /// Runs a command that prints JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.done(arguments)?;
+        serde_json::from_str(&text).map_err(|e| format!("nepenthe {arguments:?} printed no JSON: {e}: {text}"))
+    }
+
+    /// Sends text to a command's stdin.
+    pub fn feed(&self, arguments: &[&str], text: &str) -> Result<()> {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+        let mut stdin = child.stdin.take().ok_or("no stdin")?;
+        stdin.write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+        drop(stdin);
+        let mut words = String::new();
+        child.stderr.take().ok_or("no stderr")?.read_to_string(&mut words).map_err(|e| e.to_string())?;
+        let status = child.wait().map_err(|e| e.to_string())?;
+        if status.success() { Ok(()) } else { Err(format!("nepenthe {arguments:?}: {status}: {words}")) }
+    }
+
+    /// Starts the service.
+    pub fn start(&mut self) -> Result<()> {
+        self.child = Some(self.command(&["run"]).spawn().map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    /// `kill -9`, as a power cut does it to the process.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Gone already is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and a clean exit.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        Command::new("kill").arg(child.id().to_string()).status().map_err(|e| e.to_string())?;
+        let status = child.wait().map_err(|e| e.to_string())?;
+        if status.success() { Ok(()) } else { Err(format!("nepenthe run ended with {status}")) }
+    }
+
+    /// The running service's own view; null while it does not answer.
+    pub fn status(&self) -> Value {
+        let page = process::get(self.address, "/v1/status").unwrap_or_default();
+        serde_json::from_str(&page).unwrap_or_default()
+    }
+
+    /// Waits until the service says so; the time that it took.
+    pub fn until(&mut self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return Ok(began.elapsed());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                return Err(format!("the service ended while waiting for {what}: {status}"));
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("no {what} within {PATIENCE:?}: {status}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

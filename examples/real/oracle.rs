@@ -1,0 +1,124 @@
+//! The model that never saw the forgotten events: their data in a store of its own, trained from another seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nepenthe::model::factors::{Factors, Side};
+use nepenthe::model::fence::HashKey;
+use nepenthe::model::generation::Outcome;
+use nepenthe::model::processor::{Input, InputTopics, State};
+use nepenthe::model::snapshot::data_digest;
+use nepenthe::model::unlearn::Unwatched;
+use nepenthe::model::Params;
+use nepenthe::run::HASH_KEY_FILE;
+use nepenthe::store::memory::MemoryStore;
+use nepenthe::store::rocks::{RocksStore, secret};
+use nepenthe::store::tables::Tables;
+
+type Result<T> = std::result::Result<T, String>;
+
+/// A trained model under natural names, and a digest of the data that it was trained on.
+pub struct Model {
+    pub data: String,
+    pub sweeps: u32,
+    pub residual: f64,
+    pub effective_rank: Option<usize>,
+    factors: Arc<Factors>,
+    users: Vec<(String, usize)>,
+    items: Vec<(String, usize)>,
+}
+
+impl Model {
+    /// Of a state directory, as the service left it.
+    pub fn of_state(path: &std::path::Path) -> Result<Model> {
+        let words = |e: &dyn std::fmt::Display| e.to_string();
+        let store = Arc::new(RocksStore::read(path).map_err(|e| words(&e))?);
+        let missing = || Err(std::io::Error::other("the key is missing"));
+        let key = HashKey::new(secret(&path.join(HASH_KEY_FILE), missing).map_err(|e| words(&e))?);
+        let tables = Tables::reading(store);
+        let restored = tables.restore(key).map_err(|e| words(&e))?;
+        let data = data_digest(&restored.dictionary, &tables).map_err(|e| words(&e))?;
+        let current = restored.current.ok_or("no generation")?;
+        let named = |side| names(&restored.dictionary, side, &current.factors);
+        let certificate = &current.manifest.certificate;
+        Ok(Model {
+            data,
+            sweeps: certificate.sweeps,
+            residual: certificate.residual,
+            effective_rank: certificate.effective_rank,
+            users: named(Side::User),
+            items: named(Side::Item),
+            factors: current.factors.clone(),
+        })
+    }
+
+    /// From nothing but `events` (JSON lines).
+    pub fn from_scratch<'e>(params: &Params, events: impl Iterator<Item = &'e str>) -> Result<Model> {
+        let (key, topics) = (HashKey::new([0; 32]), InputTopics { interactions: "i".to_owned(), forgets: "f".to_owned() });
+        let mut tables = Tables::new(Arc::new(MemoryStore::default()), params.objective, &key).map_err(|e| e.to_string())?;
+        let restored = tables.restore(key).map_err(|e| e.to_string())?;
+        let mut state = State::open(params.clone(), topics, restored, &tables).map_err(|e| e.to_string())?;
+        let inputs = events.enumerate().map(|(offset, event)| Input {
+            topic: 0,
+            partition: 0,
+            offset: offset as i64,
+            timestamp: None,
+            reset: false,
+            key: None,
+            payload: Some(event.as_bytes()),
+        });
+        let step = state.fold(&["i".to_owned()], inputs, 0, &tables).map_err(|e| e.to_string())?;
+        tables.commit(&step, state.dictionary()).map_err(|e| e.to_string())?;
+        let job = state.freeze(&tables).map_err(|e| e.to_string())?;
+        let outcome: Outcome = job.run(&Unwatched).map_err(|e| e.to_string())?;
+        let solution = &outcome.solution;
+        let factors = Arc::new(solution.factors.clone());
+        Ok(Model {
+            data: data_digest(state.dictionary(), &tables).map_err(|e| e.to_string())?,
+            sweeps: solution.sweeps,
+            residual: solution.measured.residual,
+            effective_rank: solution.effective_rank,
+            users: names(state.dictionary(), Side::User, &factors),
+            items: names(state.dictionary(), Side::Item, &factors),
+            factors,
+        })
+    }
+
+    fn scores(&self, user: usize) -> Vec<f64> {
+        let row = self.factors.users.raw(user);
+        let dot = |item: usize| self.factors.items.raw(item).iter().zip(row).map(|(x, y)| x * y).sum();
+        self.items.iter().map(|(_, item)| dot(*item)).collect()
+    }
+
+    /// Relative RMS distance of all predictions, and the share of users whose top 10 are the same in the same order.
+    pub fn distance(&self, other: &Model) -> Result<(f64, f64)> {
+        if self.users.iter().map(|user| &user.0).ne(other.users.iter().map(|user| &user.0)) {
+            return Err("the models know different users".to_owned());
+        }
+        if self.items.iter().map(|item| &item.0).ne(other.items.iter().map(|item| &item.0)) {
+            return Err("the models know different items".to_owned());
+        }
+        let (mut gap, mut size, mut same) = (0.0, 0.0, 0);
+        for (mine, theirs) in self.users.iter().zip(&other.users) {
+            let (a, b) = (self.scores(mine.1), other.scores(theirs.1));
+            gap += a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+            size += b.iter().map(|b| b * b).sum::<f64>();
+            same += usize::from(top(&a) == top(&b));
+        }
+        Ok(((gap / size).sqrt(), same as f64 / self.users.len() as f64))
+    }
+}
+
+fn names(dictionary: &nepenthe::model::dictionary::Dictionary, side: Side, factors: &Factors) -> Vec<(String, usize)> {
+    let table = factors.side(side);
+    let named: BTreeMap<String, usize> =
+        table.rows().filter_map(|row| Some((dictionary.name(side, row as u32)?.to_string(), row))).collect();
+    named.into_iter().collect()
+}
+
+fn top(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order.truncate(10);
+    order
+}

@@ -1,0 +1,62 @@
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("nepenthe").chain(line.split_whitespace()))
+}
+
+#[test]
+fn every_argument_is_well_defined() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_of_the_contract_is_there() {
+    let command = Cli::command();
+    for name in ["run", "demo", "topics", "send", "forget", "recommend", "similar", "status", "verify", "config"] {
+        assert!(command.find_subcommand(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn global_options_go_before_and_after_the_command() {
+    let expected = [("log.level", "debug"), ("model.rank", "8"), ("model.seed", "a=b"), ("kafka.brokers", "h:1"), ("store.path", "dir")];
+    let expected: Vec<(String, String)> = expected.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    for line in [
+        "-v --set model.rank=8 --set model.seed=a=b --brokers h:1 --state dir config",
+        "config --brokers h:1 --state dir --set model.rank=8 --set model.seed=a=b -v",
+    ] {
+        assert_eq!(parse(line).unwrap().global.overrides(), expected, "{line}");
+    }
+    assert_eq!(parse("run").unwrap().global.overrides(), []);
+    assert!(parse("run --set rank").is_err());
+}
+
+#[test]
+fn a_wrong_command_line_has_the_exit_code_of_usage() {
+    for line in
+        ["", "fly", "run --fast", "recommend", "recommend u -n 0", "similar i -n 1001", "topics --partitions 0", "forget --wait nothing"]
+    {
+        assert_eq!(parse(line).unwrap_err().exit_code(), Exit::Usage as i32, "{line}");
+    }
+    for line in ["--help", "--version", "send --help"] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
+    }
+}
+
+#[test]
+fn top_n_is_ten_unless_said() {
+    let n = |line: &str| match parse(line).unwrap().command {
+        Command::Recommend(args) => args.n,
+        Command::Similar(args) => args.n,
+        other => unreachable!("{other:?}"),
+    };
+    assert_eq!((n("recommend u"), n("recommend u -n 3"), n("similar i --number 1000")), (10, 3, 1000));
+}
+
+#[test]
+fn exit_codes_are_those_of_the_contract() {
+    let codes = [Exit::Done, Exit::Failed, Exit::Usage, Exit::StateInUse, Exit::StateDamaged].map(|exit| exit as u8);
+    assert_eq!(codes, [0, 1, 2, 3, 4]);
+}

@@ -1,0 +1,105 @@
+//! `nepenthe status`: one screen about a state directory, whether or not a service runs on it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::output::{self, Stream, Table, Tone, colour, count};
+use super::reading::{self, State};
+use super::{CliError, client_settings};
+use crate::config::Config;
+use crate::kafka::admin;
+use crate::model::factors::Side;
+use crate::model::receipt::Manifest;
+use crate::model::snapshot::data_digest;
+
+/// Prints generation, certificate, pending forgets, lag and sizes; `data_digest` adds a hash of all interactions.
+///
+/// # Errors
+/// Exit 1 when there is no state, 4 when it is damaged. A broker that is away only leaves the lag out.
+pub fn run(config: &Config, json: bool, with_digest: bool) -> Result<(), CliError> {
+    let state = reading::state(config)?;
+    let digest = with_digest.then(|| data_digest(&state.restored.dictionary, &state.tables)).transpose()?;
+    let lag = lag(config, &state);
+    let status = summary(&state, &lag, digest)?;
+    if json { output::out_json(&status) } else { output::out(&screen(&state, &lag, &status)) }
+}
+
+/// Records that are not stored yet, per topic; `None` where the broker did not answer.
+fn lag(config: &Config, state: &State) -> BTreeMap<String, Option<i64>> {
+    let mut lag = BTreeMap::new();
+    for topic in [&config.topics.interactions, &config.topics.forgets] {
+        let ends = client_settings(config).ok().and_then(|settings| admin::end_offsets(&settings, topic).ok());
+        let behind = ends.map(|ends| {
+            let stored = |at| state.restored.positions.get(at).copied().unwrap_or(0);
+            ends.iter().map(|(at, end)| (end - stored(at)).max(0)).sum()
+        });
+        lag.insert(topic.clone(), behind);
+    }
+    lag
+}
+
+fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<String>) -> Result<Value, CliError> {
+    let restored = &state.restored;
+    let manifest = restored.current.as_ref().map(|current| &current.manifest);
+    let mut pending: BTreeMap<&str, u64> = BTreeMap::new();
+    for request in restored.waiting.values() {
+        *pending.entry(request.receipt.status.name()).or_default() += 1;
+    }
+    let named = |side| restored.dictionary.names(side).iter().flatten().count();
+    let sizes: BTreeMap<&str, u64> = state.store.sizes().into_iter().map(|(family, bytes)| (family.name(), bytes)).collect();
+    let mut status = json!({
+        "generation": manifest.map(|manifest| manifest.generation),
+        "manifest": manifest,
+        "stored": {"users": named(Side::User), "items": named(Side::Item)},
+        "forgets": {"pending": pending},
+        "fences": restored.fences.len(),
+        "lag": lag,
+        "outbox": state.tables.outbox_len()?.0,
+        "store_bytes": sizes,
+    });
+    if let Some(digest) = digest {
+        status["data_digest"] = json!(digest);
+    }
+    Ok(status)
+}
+
+fn screen(state: &State, lag: &BTreeMap<String, Option<i64>>, status: &Value) -> String {
+    let mut table = Table::new(&["", ""]);
+    let mut row = |name: &str, value: String, tone| table.row([(name.to_owned(), Tone::Faint), (value, tone)]);
+    match state.restored.current.as_ref().map(|current| &current.manifest) {
+        None => row("generation", "none yet".to_owned(), Tone::Strong),
+        Some(manifest) => model_rows(manifest, &mut row),
+    }
+    let waiting = state.restored.waiting.len() as u64;
+    row("forgets pending", count(waiting), if waiting > 0 { Tone::Strong } else { Tone::Good });
+    row("fences", count(state.restored.fences.len()), Tone::Plain);
+    for (topic, behind) in lag {
+        let value = behind.map_or("the broker does not answer".to_owned(), |behind| count(behind.unsigned_abs()));
+        row(&format!("lag {topic}"), value, if behind.is_none() { Tone::Strong } else { Tone::Plain });
+    }
+    row("outbox", status["outbox"].to_string(), Tone::Plain);
+    let bytes: u64 = state.store.sizes().iter().map(|(_, bytes)| bytes).sum();
+    row("store", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)), Tone::Plain);
+    if let Some(digest) = status["data_digest"].as_str() {
+        row("data digest", digest.to_owned(), Tone::Plain);
+    }
+    table.render(colour(Stream::Out))
+}
+
+fn model_rows(manifest: &Manifest, row: &mut impl FnMut(&str, String, Tone)) {
+    let certificate = &manifest.certificate;
+    let counts = &manifest.counts;
+    row("generation", format!("{} of {}", manifest.generation, manifest.created), Tone::Plain);
+    row("users, items", format!("{}, {}", count(counts.users), count(counts.items)), Tone::Plain);
+    row("interactions", count(counts.interactions), Tone::Plain);
+    let tone = if certificate.holds() { Tone::Good } else { Tone::Bad };
+    row("residual", format!("{:.1e} (tolerance {:.1e})", certificate.residual, certificate.tolerance), tone);
+    let rank = manifest.model.params.rank;
+    let binds = certificate.effective_rank == Some(rank);
+    let used = certificate.effective_rank.map_or("unknown".to_owned(), |used| used.to_string());
+    let remark = if binds { ": it binds, two retrains may differ" } else { "" };
+    row("effective rank", format!("{used} of {rank}{remark}"), if binds { Tone::Strong } else { Tone::Plain });
+    row("sweeps", format!("{} in {:.2} s", certificate.sweeps, certificate.seconds), Tone::Plain);
+    row("digest", manifest.digest.clone(), Tone::Plain);
+}

@@ -1,0 +1,193 @@
+//! The effective configuration: options before environment before file before the embedded defaults.
+//! The only reader of files and of the environment.
+//!
+//! Two steps. [`layers`] gathers what each source says, with the place it was said at, and refuses names that do not
+//! exist. [`Config::load`] reads the strongest word on each setting, checks its range and makes the types the rest of
+//! the program works with, so that nothing behind it meets an unchecked value.
+
+mod check;
+mod layers;
+mod render;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use check::{Bound, Settings};
+pub use check::{ConfigError, Origin};
+pub use layers::{Sources, assignment};
+
+use crate::model::{Objective, Params};
+
+/// Everything an operator can set, checked. `src/default.toml` has the meaning, unit and range of each.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub topics: Topics,
+    pub model: Params,
+    pub generation: Generation,
+    pub store: Store,
+    pub receipts: Receipts,
+    pub http: Http,
+    pub log: Log,
+}
+
+#[derive(Clone)]
+pub struct Kafka {
+    /// `host:port`, comma separated.
+    pub brokers: String,
+    pub group: String,
+    /// Any librdkafka property that is not dangerous (see [`Config::load`]); holds secrets in the clear.
+    pub properties: BTreeMap<String, String>,
+    /// Publish each generation in a transaction. Off for brokers that have none.
+    pub transactions: bool,
+}
+
+/// Secrets stay out of logs and panics.
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka")
+            .field("brokers", &self.brokers)
+            .field("group", &self.group)
+            .field("properties", &self.shown_properties())
+            .field("transactions", &self.transactions)
+            .finish()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Topics {
+    pub interactions: String,
+    pub forgets: String,
+    pub factors: String,
+    pub generations: String,
+    pub receipts: String,
+    pub dead_letters: String,
+}
+
+/// When a new generation starts.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// Longest time that a change waits.
+    pub max_delay: Duration,
+    /// Changed interactions that start one at once.
+    pub max_events: u64,
+    /// Longest time that a forget waits.
+    pub forget_delay: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct Receipts {
+    /// Ed25519 key file (PKCS#8 PEM); default: `receipts.pem` in the state directory, made at the first start.
+    pub signing_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Http {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A tracing filter: `info`, `warn`, `nepenthe=debug`, …
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A week: longer waits are a mistake in the unit.
+const LONGEST_WAIT: Duration = Duration::from_secs(168 * 3600);
+
+impl Config {
+    /// Gathers all sources and checks every setting.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the name of the setting, its value (unless it is a secret), where it was
+    /// given and what is allowed. Meant for exit code 2.
+    pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+        let settings = layers::gather(sources)?;
+        Ok(Config {
+            kafka: Kafka {
+                brokers: settings.brokers("kafka.brokers")?,
+                group: settings.text_within("kafka.group", 255)?,
+                properties: settings.properties()?,
+                transactions: settings.flag("kafka.transactions")?,
+            },
+            topics: topics(&settings)?,
+            model: model(&settings)?,
+            generation: Generation {
+                max_delay: settings.duration("generation.max_delay", Duration::from_millis(1)..=LONGEST_WAIT)?,
+                max_events: settings.integer("generation.max_events", 1..=i64::MAX as u64)?,
+                forget_delay: settings.duration("generation.forget_delay", Duration::ZERO..=LONGEST_WAIT)?,
+            },
+            store: Store { path: settings.text_within("store.path", 4096)?.into() },
+            receipts: Receipts { signing_key: settings.path_if_set("receipts.signing_key")? },
+            http: Http { listen: settings.address("http.listen")? },
+            log: Log {
+                level: settings.log_filter("log.level")?,
+                format: settings.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            },
+        })
+    }
+}
+
+fn model(settings: &Settings) -> Result<Params, ConfigError> {
+    let objective = settings.choice("model.objective", &[("implicit", Objective::Implicit), ("explicit", Objective::Explicit)])?;
+    let usual = match objective {
+        Objective::Implicit => 0.05,
+        Objective::Explicit => 0.1,
+    };
+    let above_zero: Bound = ("a number above 0", |x: f64| x > 0.0);
+    Ok(Params {
+        objective,
+        rank: settings.integer("model.rank", 1..=1024)? as usize,
+        regularization: settings.number_if_set("model.regularization", above_zero)?.unwrap_or(usual),
+        regularization_exp: settings.number("model.regularization_exp", ("a number from 0 to 2", |x| (0.0..=2.0).contains(&x)))?,
+        alpha: settings.number("model.alpha", ("a number of at least 0", |x| x >= 0.0))?,
+        unobserved_weight: settings.number("model.unobserved_weight", above_zero)?,
+        tolerance: settings.number("model.tolerance", ("a number from 1e-12 to 1e-1", |x| (1e-12..=1e-1).contains(&x)))?,
+        max_sweeps: settings.integer("model.max_sweeps", 1..=100_000)? as u32,
+        seed: settings.integer("model.seed", 0..=i64::MAX as u64)?,
+        threads: settings.integer("model.threads", 0..=1024)? as usize,
+    })
+}
+
+fn topics(settings: &Settings) -> Result<Topics, ConfigError> {
+    let topics = Topics {
+        interactions: settings.topic("topics.interactions")?,
+        forgets: settings.topic("topics.forgets")?,
+        factors: settings.topic("topics.factors")?,
+        generations: settings.topic("topics.generations")?,
+        receipts: settings.topic("topics.receipts")?,
+        dead_letters: settings.topic("topics.dead_letters")?,
+    };
+    let inputs = [("topics.interactions", &topics.interactions), ("topics.forgets", &topics.forgets)];
+    let outputs = [
+        ("topics.factors", &topics.factors),
+        ("topics.generations", &topics.generations),
+        ("topics.receipts", &topics.receipts),
+        ("topics.dead_letters", &topics.dead_letters),
+    ];
+    // What goes out must never come back in as an event, and each output has a key space of its own.
+    for (place, (key, name)) in outputs.iter().enumerate() {
+        if let Some((other, _)) = inputs.iter().chain(&outputs[..place]).find(|(_, other)| other == name) {
+            return Err(settings.clash(key, other, name));
+        }
+    }
+    Ok(topics)
+}

@@ -1,0 +1,147 @@
+//! The routes and their answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::Views;
+use super::problem::Problem;
+
+/// A view that takes longer is answered for with 503.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Recommendations asked for without `n`, and the most that can be asked for.
+const USUAL_N: usize = 10;
+const LARGEST_N: usize = 1000;
+
+type Asked = State<Arc<dyn Views>>;
+
+pub(super) fn router(views: Arc<dyn Views>) -> Router {
+    let html = "text/html; charset=utf-8";
+    Router::new()
+        .route("/", get(|| fixed(html, include_str!("page.html"))))
+        .route("/page.css", get(|| fixed("text/css; charset=utf-8", include_str!("page.css"))))
+        .route("/page.js", get(|| fixed("text/javascript; charset=utf-8", include_str!("page.js"))))
+        .route("/icon.svg", get(|| fixed("image/svg+xml", include_str!("icon.svg"))))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { Json(json!({ "live": true })) }))
+        .route("/readyz", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/generations/latest", get(latest_generation))
+        // The rest of the path: a request's default id is topic/partition/offset.
+        .route("/v1/receipts/{*request_id}", get(receipt))
+        .route("/v1/users/{user}/recommendations", get(recommendations))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is no such page; / links to what there is") })
+        .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read: use GET") })
+        .layer(from_fn(name_allowed_methods))
+        .layer(map_response(with_headers))
+        .with_state(views)
+}
+
+async fn fixed(content_type: &'static str, body: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+/// RFC 9110 §15.5.6: a 405 names the methods that work.
+async fn name_allowed_methods(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+    }
+    response
+}
+
+/// Nothing from elsewhere, no framing, no guessing of types; and no copy in a cache, which could not be told to forget.
+async fn with_headers(mut response: Response) -> Response {
+    const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+    let headers: [(HeaderName, &str); 5] = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Asks a view on a thread that may block, for [`PATIENCE`] at most.
+async fn ask<T: Send + 'static>(views: Arc<dyn Views>, question: impl FnOnce(&dyn Views) -> T + Send + 'static) -> Result<T, Problem> {
+    let answer = tokio::task::spawn_blocking(move || question(views.as_ref()));
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says why")),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {seconds} s; try again")))
+        }
+    }
+}
+
+async fn metrics(State(views): Asked) -> Result<Response, Problem> {
+    let text = ask(views, |views| views.metrics()).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn ready(State(views): Asked) -> Result<Json<Value>, Problem> {
+    match ask(views, |views| views.ready()).await? {
+        Ok(()) => Ok(Json(json!({ "ready": true }))),
+        Err(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+    }
+}
+
+async fn status(State(views): Asked) -> Result<Json<Value>, Problem> {
+    ask(views, |views| views.status()).await.map(Json)
+}
+
+async fn latest_generation(State(views): Asked) -> Result<Json<Value>, Problem> {
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "no generation has been published yet");
+    ask(views, |views| views.latest_generation()).await?.map(Json).ok_or_else(missing)
+}
+
+async fn receipt(State(views): Asked, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {
+    let request_id = part(path)?;
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "no request of this id has been accepted or rejected");
+    let answer = ask(views, move |views| views.receipt(&request_id)).await?;
+    answer.map_err(unavailable)?.map(Json).ok_or_else(missing)
+}
+
+async fn recommendations(State(views): Asked, uri: Uri, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {
+    let user = part(path)?;
+    let n = wanted(uri.query())?;
+    let asked = user.clone();
+    let answer = ask(views, move |views| views.recommendations(&asked, n)).await?;
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "the newest generation has no such user");
+    let items = answer.map_err(unavailable)?.ok_or_else(missing)?;
+    let items: Vec<_> = items.into_iter().map(|(item, score)| json!({ "item": item, "score": score })).collect();
+    Ok(Json(json!({ "user": user, "items": items })))
+}
+
+fn unavailable(reason: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+}
+
+fn part(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    match path {
+        Ok(Path(part)) => Ok(part),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the path is not percent-encoded UTF-8")),
+    }
+}
+
+/// `n` of the query; other parameters are ignored.
+fn wanted(query: Option<&str>) -> Result<usize, Problem> {
+    let given = query.unwrap_or_default().split('&').find_map(|parameter| parameter.strip_prefix("n="));
+    let Some(given) = given else { return Ok(USUAL_N) };
+    let refused = || Problem::new(StatusCode::BAD_REQUEST, format!("n must be an integer from 1 to {LARGEST_N}"));
+    given.parse().ok().filter(|n| (1..=LARGEST_N).contains(n)).ok_or_else(refused)
+}

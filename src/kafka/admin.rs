@@ -1,0 +1,135 @@
+//! Topics with the settings that erasure needs, and the blocking helpers of the commands: a reader and an outlet.
+
+mod outlet;
+mod plan;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use outlet::{Outlet, OutletError};
+pub use plan::{Difference, Need, Role, Setting, TopicPlan};
+pub use reader::{ReadError, TopicRecord, end_offsets, follow_topic, read_topic};
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::client::{ANSWER, ClientError, ClientSettings, Plain, admin_config, creation_error, explain};
+
+/// What was found or done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicReport {
+    pub topic: String,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Was not there; is now, as planned.
+    Created,
+    /// Is not there, and was only to be checked.
+    Missing,
+    Fine,
+    /// Is there, but what was deleted may stay longer than promised.
+    Differs(Vec<Difference>),
+}
+
+/// Why topics could not be made or looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot list the topics: {}", explain(brokers, error))]
+    List { brokers: String, error: KafkaError },
+    #[error("cannot create topic {topic}: {}", explain(brokers, error))]
+    Create { topic: String, brokers: String, error: KafkaError },
+    #[error("cannot read the settings of topic {topic}: {}", explain(brokers, error))]
+    Describe { topic: String, brokers: String, error: KafkaError },
+}
+
+type Admin = AdminClient<Plain>;
+
+/// Creates what is missing and compares the settings of what is there; `check_only` creates nothing. Never changes a topic
+/// that exists: its settings may be somebody's decision. One report per plan, in their order.
+///
+/// # Errors
+/// [`AdminError`] at the first topic that fails; those before it are done, and a second run goes on from there.
+pub fn ensure_topics(settings: &ClientSettings, plan: &[TopicPlan], check_only: bool) -> Result<Vec<TopicReport>, AdminError> {
+    let admin: Admin =
+        admin_config(settings)?.create_with_context(Plain).map_err(|error| creation_error("admin client", settings, error))?;
+    // All topics at once: asking for one by name may create it.
+    let listed = admin.inner().fetch_metadata(None, ANSWER);
+    let listed = listed.map_err(|error| AdminError::List { brokers: settings.brokers.clone(), error })?;
+    let present: Vec<&str> = listed.topics().iter().map(|topic| topic.name()).collect();
+    plan.iter()
+        .map(|topic| {
+            let outcome = if present.contains(&topic.name.as_str()) {
+                check(&admin, settings, topic)?
+            } else if check_only {
+                Outcome::Missing
+            } else {
+                create(&admin, settings, topic)?
+            };
+            Ok(TopicReport { topic: topic.name.clone(), outcome })
+        })
+        .collect()
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
+}
+
+fn create(admin: &Admin, settings: &ClientSettings, topic: &TopicPlan) -> Result<Outcome, AdminError> {
+    let mut wanted = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(topic.replication));
+    for setting in topic.settings {
+        wanted = wanted.set(setting.key, setting.value);
+    }
+    let failed = |error| AdminError::Create { topic: topic.name.clone(), brokers: settings.brokers.clone(), error };
+    let results = block_on(admin.create_topics([&wanted], &options())).map_err(failed)?;
+    match results.into_iter().find_map(Result::err) {
+        None => Ok(Outcome::Created),
+        // Somebody was faster.
+        Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => check(admin, settings, topic),
+        Some((_, code)) => Err(failed(KafkaError::AdminOp(code))),
+    }
+}
+
+fn check(admin: &Admin, settings: &ClientSettings, topic: &TopicPlan) -> Result<Outcome, AdminError> {
+    if topic.settings.is_empty() {
+        return Ok(Outcome::Fine);
+    }
+    let failed = |error| AdminError::Describe { topic: topic.name.clone(), brokers: settings.brokers.clone(), error };
+    let specifier = [ResourceSpecifier::Topic(&topic.name)];
+    let described = block_on(admin.describe_configs(&specifier, &options())).map_err(failed)?;
+    let resources = described.into_iter().collect::<Result<Vec<ConfigResource>, _>>();
+    let resources = resources.map_err(|code| failed(KafkaError::AdminOp(code)))?;
+    let entries = resources.into_iter().flat_map(|resource| resource.entries);
+    let actual: BTreeMap<String, String> = entries.filter_map(|entry| Some((entry.name, entry.value?))).collect();
+    let differences = topic.differences(&actual);
+    Ok(if differences.is_empty() { Outcome::Fine } else { Outcome::Differs(differences) })
+}
+
+/// Waits on this thread for a future that another thread completes. The admin calls have no blocking form, and a runtime
+/// for two calls of a command would be a runtime too many.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+        std::thread::park();
+    }
+}

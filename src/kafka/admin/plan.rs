@@ -1,0 +1,214 @@
+//! Which settings each topic needs, so that what was forgotten is gone from the brokers too, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::client::MAX_RECORD_BYTES;
+
+/// What a topic is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Interactions and forgets: retention is the producers' decision.
+    Events,
+    Factors,
+    Generations,
+    Receipts,
+    DeadLetters,
+}
+
+/// A topic as it should be.
+#[derive(Debug, Clone)]
+pub struct TopicPlan {
+    pub name: String,
+    pub partitions: i32,
+    /// Replicas of each partition.
+    pub replication: i32,
+    pub settings: &'static [Setting],
+}
+
+/// One setting of a topic.
+#[derive(Debug)]
+pub struct Setting {
+    pub key: &'static str,
+    /// What a new topic gets.
+    pub value: &'static str,
+    /// What is accepted of a topic that exists.
+    pub need: Need,
+    /// Why it matters for erasure.
+    pub why: &'static str,
+}
+
+/// How a setting that is there compares with the planned one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The same words, in any order.
+    Words,
+    AtMost,
+    /// -1 counts as no bound.
+    AtLeast,
+}
+
+/// A setting that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub setting: &'static str,
+    /// What the broker says; empty when it does not know the setting.
+    pub is: String,
+    /// `at most 600000`, `at least 604800000`, `compact`.
+    pub should: String,
+    pub why: &'static str,
+}
+
+impl TopicPlan {
+    /// `partitions` and `replication` are used only when the topic is created.
+    pub fn new(name: impl Into<String>, role: Role, partitions: i32, replication: i32) -> TopicPlan {
+        let settings: &'static [Setting] = match role {
+            Role::Events => &[],
+            Role::Factors => &FACTORS,
+            Role::Generations => &GENERATIONS,
+            Role::Receipts => &RECEIPTS,
+            Role::DeadLetters => &DEAD_LETTERS,
+        };
+        TopicPlan { name: name.into(), partitions, replication, settings }
+    }
+
+    /// What of `actual` (setting → value) is weaker than planned.
+    pub fn differences(&self, actual: &BTreeMap<String, String>) -> Vec<Difference> {
+        let differing = self.settings.iter().filter(|setting| !actual.get(setting.key).is_some_and(|is| setting.accepts(is)));
+        differing
+            .map(|setting| Difference {
+                setting: setting.key,
+                is: actual.get(setting.key).cloned().unwrap_or_default(),
+                should: setting.should(),
+                why: setting.why,
+            })
+            .collect()
+    }
+}
+
+impl Setting {
+    fn accepts(&self, is: &str) -> bool {
+        let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
+        let numbers = || Some((is.parse::<f64>().ok()?, self.value.parse::<f64>().ok()?));
+        match self.need {
+            Need::Words => words(is) == words(self.value),
+            Need::AtMost => numbers().is_some_and(|(is, planned)| is >= 0.0 && is <= planned),
+            Need::AtLeast => numbers().is_some_and(|(is, planned)| is < 0.0 || is >= planned),
+        }
+    }
+
+    fn should(&self) -> String {
+        match self.need {
+            Need::Words => self.value.to_owned(),
+            Need::AtMost => format!("at most {}", self.value),
+            Need::AtLeast => format!("at least {}", self.value),
+        }
+    }
+}
+
+const fn setting(key: &'static str, value: &'static str, need: Need, why: &'static str) -> Setting {
+    Setting { key, value, need, why }
+}
+
+const COMPACT: Setting =
+    setting("cleanup.policy", "compact", Need::Words, "only compaction removes a forgotten row and keeps the others for ever");
+const COMPACT_DELETE: Setting =
+    setting("cleanup.policy", "compact,delete", Need::Words, "only the newest record of a key is needed, and not for ever");
+const DIRTY_RATIO: Setting = setting(
+    "min.cleanable.dirty.ratio",
+    "0.01",
+    Need::AtMost,
+    "a broker cleans a log only when so much of it is stale: forgotten rows wait for it",
+);
+const COMPACTION_LAG: Setting =
+    setting("max.compaction.lag.ms", "3600000", Need::AtMost, "the longest that a forgotten row stays uncleaned; unbounded by default");
+const ROLL: Setting = setting(
+    "segment.ms",
+    "600000",
+    Need::AtMost,
+    "the open segment is never cleaned: it must close soon after a forgotten row's tombstone",
+);
+const TOMBSTONES: Setting = setting(
+    "delete.retention.ms",
+    "604800000",
+    Need::AtLeast,
+    "a reader that is away for longer misses the tombstone and keeps the forgotten row",
+);
+
+static FACTORS: [Setting; 5] = [COMPACT, DIRTY_RATIO, COMPACTION_LAG, ROLL, TOMBSTONES];
+
+static GENERATIONS: [Setting; 4] = [
+    COMPACT_DELETE,
+    COMPACTION_LAG,
+    ROLL,
+    setting(
+        "retention.ms",
+        "7776000000",
+        Need::AtLeast,
+        "readers compare their rows with the newest manifest; 90 days outlast a long pause",
+    ),
+];
+
+static RECEIPTS: [Setting; 4] = [
+    COMPACT_DELETE,
+    COMPACTION_LAG,
+    ROLL,
+    setting("retention.ms", "31536000000", Need::AtLeast, "a receipt is the proof that a request was served; asked for up to a year later"),
+];
+
+static DEAD_LETTERS: [Setting; 4] = [
+    setting("cleanup.policy", "delete", Need::Words, "records here are undecodable, so a forget cannot find them: time must"),
+    setting("retention.ms", "604800000", Need::AtMost, "records here may hold personal data that no forget reaches"),
+    setting("segment.ms", "86400000", Need::AtMost, "retention deletes closed segments only"),
+    setting("max.message.bytes", "4194304", Need::AtLeast, "an oversize event must fit, or its dead letter blocks publication"),
+];
+
+const _: () = assert!(MAX_RECORD_BYTES == 4_194_304, "the dead letters' max.message.bytes above is this number");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(plan: &TopicPlan) -> BTreeMap<String, String> {
+        plan.settings.iter().map(|setting| (setting.key.to_owned(), setting.value.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_topic_made_by_the_plan_does_not_differ() {
+        for role in [Role::Events, Role::Factors, Role::Generations, Role::Receipts, Role::DeadLetters] {
+            let plan = TopicPlan::new("t", role, 1, 1);
+            assert_eq!(plan.differences(&planned(&plan)), []);
+        }
+    }
+
+    #[test]
+    fn weaker_settings_differ_and_stronger_ones_do_not() {
+        let plan = TopicPlan::new("t", Role::Factors, 1, 1);
+        let with = |key: &str, value: &str| {
+            let mut actual = planned(&plan);
+            actual.insert(key.into(), value.into());
+            plan.differences(&actual)
+        };
+        let differs = with("segment.ms", "604800000");
+        assert_eq!((differs.len(), differs[0].is.as_str(), differs[0].should.as_str()), (1, "604800000", "at most 600000"));
+        assert!(!differs[0].why.is_empty());
+        assert_eq!(with("cleanup.policy", "compact,delete").len(), 1);
+        assert_eq!(with("delete.retention.ms", "86400000").len(), 1);
+        assert_eq!(with("max.compaction.lag.ms", "9223372036854775807").len(), 1);
+        assert_eq!(with("min.cleanable.dirty.ratio", "0.001"), []);
+        assert_eq!(with("delete.retention.ms", "1209600000"), []);
+        assert_eq!(plan.differences(&BTreeMap::new()).len(), 5, "what the broker does not tell is not taken for granted");
+    }
+
+    #[test]
+    fn order_of_policies_and_endless_retention_are_fine() {
+        let plan = TopicPlan::new("t", Role::Receipts, 1, 1);
+        let mut actual = planned(&plan);
+        actual.insert("cleanup.policy".into(), "delete, compact".into());
+        actual.insert("retention.ms".into(), "-1".into());
+        assert_eq!(plan.differences(&actual), []);
+        let letters = TopicPlan::new("t", Role::DeadLetters, 1, 1);
+        let mut actual = planned(&letters);
+        actual.insert("retention.ms".into(), "-1".into());
+        assert_eq!(letters.differences(&actual).len(), 1, "endless retention of what may be personal is not");
+    }
+}

@@ -1,0 +1,228 @@
+//! Reads a topic from its beginning, or follows it: for commands, which block and keep no state.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Headers;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::super::Positions;
+use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, creation_error, explain, reader_config};
+
+/// How long a topic may stand still before its end before that is an error.
+const STALL: Duration = Duration::from_secs(30);
+/// How long one poll lasts.
+const POLL: Duration = Duration::from_millis(100);
+
+/// One record as it is read; it lives as long as the call it is handed to.
+#[derive(Debug, Clone)]
+pub struct TopicRecord<'a> {
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since the epoch.
+    pub timestamp: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    /// `None` is a tombstone.
+    pub payload: Option<&'a [u8]>,
+    pub headers: Vec<(&'a str, &'a [u8])>,
+}
+
+impl TopicRecord<'_> {
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
+}
+
+/// Why a topic was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("topic {topic} does not exist at {brokers}; create it with `nepenthe topics`")]
+    Missing { topic: String, brokers: String },
+    #[error("cannot {what} of topic {topic}: {}", explain(brokers, error))]
+    Broker { what: &'static str, topic: String, brokers: String, error: KafkaError },
+    #[error("topic {topic} at {brokers} has sent nothing for {STALL:?} before its end; still open: {open:?}; are its brokers up?")]
+    Stalled { topic: String, brokers: String, open: Vec<i32> },
+}
+
+/// A consumer of one topic by hand-assigned partitions.
+struct Reader<'a> {
+    settings: &'a ClientSettings,
+    topic: &'a str,
+    consumer: BaseConsumer<Plain>,
+}
+
+/// Where each partition of a topic ends: the next offset to be written.
+///
+/// # Errors
+/// [`ReadError`] when the topic is missing or the brokers do not answer.
+pub fn end_offsets(settings: &ClientSettings, topic: &str) -> Result<Positions, ReadError> {
+    Reader::open(settings, topic)?.ends()
+}
+
+/// Hands over every committed record of the topic, in order within each partition, from the first to `upto` (exclusive), or
+/// to the end as it was at the call; partitions that `upto` does not name are left out. Stops early on `Break`.
+/// Returns where it stopped in each partition: the place for [`follow_topic`] to go on.
+///
+/// # Errors
+/// [`ReadError`] when the topic is missing, the brokers refuse, or nothing comes for half a minute before the end.
+pub fn read_topic(
+    settings: &ClientSettings,
+    topic: &str,
+    upto: Option<&Positions>,
+    each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
+) -> Result<Positions, ReadError> {
+    let reader = Reader::open(settings, topic)?;
+    let mut ends = reader.ends()?;
+    if let Some(upto) = upto {
+        ends.retain(|place, end| upto.get(place).inspect(|&&to| *end = to).is_some());
+    }
+    let starts: Positions = ends.keys().map(|place| (place.clone(), 0)).collect();
+    reader.assign(&starts)?;
+    reader.read(starts, &ends, each)
+}
+
+/// Hands over records from `from` on as they come, until `Break` or until `patience` is over. A partition that `from` does
+/// not name is read from its beginning. Returns where it stopped, and whether `Break` was the reason.
+///
+/// # Errors
+/// [`ReadError`] when the topic is missing or the brokers refuse. Brokers that are away are waited for.
+pub fn follow_topic(
+    settings: &ClientSettings,
+    topic: &str,
+    from: &Positions,
+    patience: Duration,
+    mut each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
+) -> Result<(Positions, bool), ReadError> {
+    let until = Instant::now() + patience;
+    let reader = Reader::open(settings, topic)?;
+    let mut positions: Positions =
+        reader.partitions()?.into_iter().map(|place| (place.clone(), from.get(&place).copied().unwrap_or(0))).collect();
+    reader.assign(&positions)?;
+    while Instant::now() < until {
+        match reader.consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                positions.insert((topic.to_owned(), message.partition()), message.offset() + 1);
+                if each(record(&message)).is_break() {
+                    return Ok((positions, true));
+                }
+            }
+            Some(Err(error)) => reader.tolerate(error)?,
+            None => {}
+        }
+    }
+    Ok((positions, false))
+}
+
+impl<'a> Reader<'a> {
+    fn open(settings: &'a ClientSettings, topic: &'a str) -> Result<Reader<'a>, ReadError> {
+        let consumer = reader_config(settings)?.create_with_context(Plain).map_err(|error| creation_error("consumer", settings, error))?;
+        Ok(Reader { settings, topic, consumer })
+    }
+
+    fn error(&self, what: &'static str, error: KafkaError) -> ReadError {
+        ReadError::Broker { what, topic: self.topic.to_owned(), brokers: self.settings.brokers.clone(), error }
+    }
+
+    fn partitions(&self) -> Result<Vec<(String, i32)>, ReadError> {
+        // Metadata of the one topic; a consumer's question creates nothing.
+        let known = self.consumer.fetch_metadata(Some(self.topic), ANSWER).map_err(|error| self.error("list the partitions", error))?;
+        let partitions = known.topics().iter().filter(|one| one.name() == self.topic).flat_map(|one| one.partitions());
+        let places: Vec<_> = partitions.map(|partition| (self.topic.to_owned(), partition.id())).collect();
+        if places.is_empty() {
+            return Err(ReadError::Missing { topic: self.topic.to_owned(), brokers: self.settings.brokers.clone() });
+        }
+        Ok(places)
+    }
+
+    fn ends(&self) -> Result<Positions, ReadError> {
+        let end = |place: (String, i32)| {
+            let marks = self.consumer.fetch_watermarks(self.topic, place.1, ANSWER);
+            let (_, end) = marks.map_err(|error| self.error("ask for the end of a partition", error))?;
+            Ok((place, end))
+        };
+        self.partitions()?.into_iter().map(end).collect()
+    }
+
+    fn assign(&self, starts: &Positions) -> Result<(), ReadError> {
+        let mut list = TopicPartitionList::new();
+        let filled = starts.iter().try_for_each(|((topic, partition), &start)| {
+            // The first offset may be past 0: the beginning is wherever the broker still has it.
+            let offset = if start == 0 { Offset::Beginning } else { Offset::Offset(start) };
+            list.add_partition_offset(topic, *partition, offset)
+        });
+        filled.and_then(|()| self.consumer.assign(&list)).map_err(|error| self.error("take the partitions", error))
+    }
+
+    fn read(
+        &self,
+        mut positions: Positions,
+        ends: &Positions,
+        mut each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
+    ) -> Result<Positions, ReadError> {
+        let reached = |partition: i32, next: i64| ends.get(&(self.topic.to_owned(), partition)).is_some_and(|&end| next >= end);
+        let mut open: BTreeSet<i32> = ends.keys().map(|(_, partition)| *partition).filter(|&partition| !reached(partition, 0)).collect();
+        let mut moved = Instant::now();
+        while !open.is_empty() {
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    moved = Instant::now();
+                    if !open.contains(&partition) {
+                        continue;
+                    }
+                    // Compaction leaves holes: the first record past the end shows that the end is behind us.
+                    if !reached(partition, offset) {
+                        positions.insert((self.topic.to_owned(), partition), offset + 1);
+                        if each(record(&message)).is_break() {
+                            return Ok(positions);
+                        }
+                    }
+                    if reached(partition, offset + 1) {
+                        open.remove(&partition);
+                    }
+                }
+                // All that can be read; what is left below the end are markers, or a transaction that is still open.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                    moved = Instant::now();
+                }
+                Some(Err(error)) => self.tolerate(error)?,
+                None if moved.elapsed() > STALL => {
+                    let (topic, brokers) = (self.topic.to_owned(), self.settings.brokers.clone());
+                    return Err(ReadError::Stalled { topic, brokers, open: open.into_iter().collect() });
+                }
+                None => {}
+            }
+        }
+        Ok(positions)
+    }
+
+    /// Brokers that come and go are librdkafka's to handle; refusals and fatal errors are not.
+    fn tolerate(&self, error: KafkaError) -> Result<(), ReadError> {
+        use super::super::client::is_refusal;
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if fatal || error.rdkafka_error_code().is_some_and(is_refusal) {
+            return Err(self.error("read the records", error));
+        }
+        Ok(())
+    }
+}
+
+fn record<'a>(message: &'a rdkafka::message::BorrowedMessage<'a>) -> TopicRecord<'a> {
+    let headers = message.headers().map(|headers| headers.iter().map(|header| (header.key, header.value.unwrap_or_default())).collect());
+    TopicRecord {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key(),
+        payload: message.payload(),
+        headers: headers.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,294 @@
+//! The reading thread: fill, hand over, pause when the loop is behind, and go on polling whatever happens.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::super::Batch;
+use super::super::client::{ClientError, ClientSettings, creation_error, source_config};
+use super::context::{News, SourceContext};
+use super::tray::Tray;
+use super::{Shared, SourceLimits, lock};
+
+/// How long an idle poll lasts: the delay of a stop.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long a batch waits for one more record before it goes.
+const GRACE: Duration = Duration::from_millis(2);
+/// How long the loop may be behind before fetching is paused. A pause throws the prefetched records away, so not at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a full queue is looked at.
+const RETRY: Duration = Duration::from_millis(1);
+/// How often positions are committed to the group.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// First and longest wait before a consumer is built anew.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// After a resume the statistics still speak of what the pause threw away.
+const STATISTICS_SETTLE: Duration = Duration::from_secs(3);
+
+type SourceConsumer = BaseConsumer<SourceContext>;
+
+pub(super) fn connect(settings: &ClientSettings, shared: &Arc<Shared>) -> Result<SourceConsumer, ClientError> {
+    let config = source_config(settings)?;
+    config.create_with_context(SourceContext::new(shared.clone())).map_err(|error| creation_error("consumer", settings, error))
+}
+
+/// Which of our partitions are paused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Running,
+    /// Paused, and then a rebalance brought partitions that are not.
+    Mixed,
+    Paused,
+}
+
+pub(super) struct Reader {
+    settings: ClientSettings,
+    limits: SourceLimits,
+    shared: Arc<Shared>,
+    out: SyncSender<Batch>,
+    tray: Tray,
+    /// The queue is full since then.
+    full: Option<Instant>,
+    flow: Flow,
+    resumed: Option<Instant>,
+    /// When positions were last committed, and which.
+    committed: (Instant, u64),
+    broken: Option<String>,
+}
+
+impl Reader {
+    pub(super) fn new(settings: ClientSettings, limits: SourceLimits, shared: Arc<Shared>, out: SyncSender<Batch>) -> Reader {
+        let tray = Tray::new(shared.topics.clone());
+        let committed = (Instant::now(), 0);
+        Reader { settings, limits, shared, out, tray, full: None, flow: Flow::Running, resumed: None, committed, broken: None }
+    }
+
+    /// Reads until it is told to stop; a consumer that fails is replaced after a pause that doubles.
+    pub(super) fn run(mut self, first: SourceConsumer) {
+        let mut consumer = Some(first);
+        let mut backoff = BACKOFF.0;
+        while !self.shared.stopped() {
+            let started = Instant::now();
+            let connected = consumer.take().map_or_else(|| connect(&self.settings, &self.shared), Ok);
+            let failure = match connected {
+                Ok(consumer) => self.session(&consumer),
+                Err(error) => Some(error.to_string()),
+            };
+            self.shared.update(|view| {
+                view.state.assigned.clear();
+                view.state.ends.clear();
+                if let Some(failure) = &failure {
+                    view.health.broken(failure);
+                }
+            });
+            if failure.is_some() {
+                backoff = if started.elapsed() > BACKOFF.1 { BACKOFF.0 } else { backoff };
+                self.rest(backoff);
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+
+    /// Sleeps, but not through a stop.
+    fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.shared.stopped() && Instant::now() < until {
+            std::thread::sleep(IDLE);
+        }
+    }
+
+    /// One consumer's life. Returns why it ended, `None` when it was told to.
+    fn session(&mut self, consumer: &SourceConsumer) -> Option<String> {
+        (self.flow, self.broken) = (Flow::Running, None);
+        let topics: Vec<&str> = self.shared.topics.iter().map(String::as_str).collect();
+        if let Err(error) = consumer.subscribe(&topics) {
+            return Some(format!("cannot subscribe to {topics:?}: {error}"));
+        }
+        while !self.shared.stopped() {
+            if self.full.is_some() {
+                self.wait_for_room(consumer);
+            } else {
+                self.fill(consumer);
+                self.hand_over();
+            }
+            self.commit(consumer, COMMIT_EVERY);
+            if self.broken.is_some() {
+                return self.broken.take();
+            }
+        }
+        self.commit(consumer, Duration::ZERO);
+        None
+    }
+
+    /// Polls until the batch is full, old enough, or nothing more is at hand.
+    fn fill(&mut self, consumer: &SourceConsumer) {
+        let started = Instant::now();
+        let mut wait = IDLE;
+        loop {
+            let polled = consumer.poll(wait);
+            let quiet = polled.is_none();
+            self.take(consumer, polled);
+            let records = self.tray.records();
+            if quiet && (records == 0 || wait == GRACE) || self.broken.is_some() {
+                return;
+            }
+            if records >= self.limits.records || self.tray.bytes() >= self.limits.bytes {
+                return;
+            }
+            // Not at every record: the clock costs as much as a small record.
+            if (quiet || records % 256 == 0) && started.elapsed() >= self.limits.linger {
+                return;
+            }
+            wait = if quiet { GRACE } else { Duration::ZERO };
+        }
+    }
+
+    /// Applies what one poll brought: first the news, for they may change what the record means.
+    fn take(&mut self, consumer: &SourceConsumer, polled: Option<KafkaResult<BorrowedMessage<'_>>>) {
+        if let Some(news) = consumer.context().news() {
+            news.into_iter().for_each(|news| self.apply(news));
+        }
+        match polled {
+            Some(Ok(message)) => self.tray.push(&message),
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.broken = Some(code.to_string()),
+            // All others have come through the context's `error`, with more words.
+            Some(Err(error)) => tracing::debug!("consumer: {error}"),
+            None => {}
+        }
+    }
+
+    fn apply(&mut self, news: News) {
+        match news {
+            News::Assigned { starts, whole } => {
+                starts.iter().for_each(|(topic, partition, position)| self.tray.start(topic, *partition, *position));
+                tracing::info!("{} partitions assigned", starts.len());
+                self.rebalanced(|assigned| {
+                    if whole {
+                        assigned.clear();
+                    }
+                    assigned.extend(starts.into_iter().map(|(topic, partition, _)| (topic, partition)));
+                });
+            }
+            News::Revoked(lost) => {
+                tracing::info!("{} partitions revoked", lost.as_ref().map_or("all".into(), |lost| lost.len().to_string()));
+                self.rebalanced(|assigned| assigned.retain(|one| lost.as_ref().is_some_and(|lost| !lost.contains(one))));
+            }
+            News::Ends(ends) => {
+                let settled = self.resumed.is_none_or(|at| at.elapsed() > STATISTICS_SETTLE);
+                let mut ends = self.tray.ends(ends, settled && self.flow == Flow::Running);
+                self.shared.update(|view| {
+                    ends.retain(|partition, _| view.state.assigned.contains(partition));
+                    view.state.ends = ends;
+                });
+            }
+            News::Broken(reason) => self.broken = Some(reason),
+        }
+    }
+
+    fn rebalanced(&mut self, change: impl FnOnce(&mut Vec<(String, i32)>)) {
+        self.shared.update(|view| {
+            let state = &mut view.state;
+            change(&mut state.assigned);
+            state.assigned.sort();
+            state.assigned.dedup();
+            state.ends.retain(|partition, _| state.assigned.binary_search(partition).is_ok());
+            state.rebalances += 1;
+            view.health.assigned(state.assigned.iter().map(|(topic, _)| topic.as_str()));
+        });
+        if self.flow == Flow::Paused {
+            self.flow = Flow::Mixed;
+        }
+    }
+
+    /// Hands the batch to the loop; without room it stays in the tray. True when the tray is empty after.
+    fn hand_over(&mut self) -> bool {
+        if self.tray.records() == 0 {
+            return true;
+        }
+        match self.out.try_send(self.tray.take()) {
+            Ok(()) => {
+                self.shared.bell.ring();
+                self.full = None;
+                true
+            }
+            Err(TrySendError::Full(batch)) => {
+                self.tray.put_back(batch);
+                self.full.get_or_insert_with(Instant::now);
+                false
+            }
+            // The owner is gone; the stop flag follows.
+            Err(TrySendError::Disconnected(_)) => true,
+        }
+    }
+
+    /// The loop is behind: wait, after a while paused, and keep the group alive by polling.
+    fn wait_for_room(&mut self, consumer: &SourceConsumer) {
+        if self.hand_over() {
+            self.full = None;
+            if self.flow != Flow::Running {
+                self.resume(consumer);
+            }
+            return;
+        }
+        if self.full.is_none_or(|since| since.elapsed() < PATIENCE) {
+            std::thread::sleep(RETRY);
+            return;
+        }
+        if self.flow != Flow::Paused {
+            self.pause(consumer);
+        }
+        // What was under way when the pause came is still taken.
+        let polled = consumer.poll(RETRY * 5);
+        self.take(consumer, polled);
+    }
+
+    fn pause(&mut self, consumer: &SourceConsumer) {
+        match consumer.assignment().and_then(|all| consumer.pause(&all)) {
+            Ok(()) => {
+                self.flow = Flow::Paused;
+                tracing::debug!("fetching is paused until the loop has caught up");
+            }
+            Err(error) => self.broken = Some(format!("pause: {error}")),
+        }
+    }
+
+    fn resume(&mut self, consumer: &SourceConsumer) {
+        self.flow = Flow::Running;
+        self.resumed = Some(Instant::now());
+        if let Err(error) = consumer.assignment().and_then(|all| consumer.resume(&all)) {
+            self.broken = Some(format!("resume: {error}"));
+        }
+    }
+
+    /// Tells the group, for lag tools only, what is stored.
+    fn commit(&mut self, consumer: &SourceConsumer, every: Duration) {
+        if self.committed.0.elapsed() < every {
+            return;
+        }
+        let version = self.shared.stored_version.load(Ordering::Relaxed);
+        let changed = version != self.committed.1;
+        self.committed = (Instant::now(), version);
+        let assigned = lock(&self.shared.view).state.assigned.clone();
+        if !changed || assigned.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        let stored = lock(&self.shared.stored).clone();
+        for partition in assigned {
+            if let Some(&next) = stored.get(&partition)
+                && let Err(error) = list.add_partition_offset(&partition.0, partition.1, Offset::Offset(next))
+            {
+                tracing::debug!("{partition:?} at {next} cannot be committed to the group: {error}");
+            }
+        }
+        if let Err(error) = consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!("positions were not committed to the group: {error}");
+        }
+    }
+}

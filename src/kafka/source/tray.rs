@@ -1,0 +1,145 @@
+//! The batch that is being filled, and for each partition the offset that must come next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rdkafka::Message;
+
+use super::super::{Batch, Positions, Record};
+use super::context::End;
+
+pub(super) struct Tray {
+    topics: Arc<[String]>,
+    batch: Batch,
+    /// Least offset that goes on where the partition was, by topic and partition.
+    next: Vec<BTreeMap<i32, i64>>,
+}
+
+impl Tray {
+    pub(super) fn new(topics: Arc<[String]>) -> Tray {
+        let next = vec![BTreeMap::new(); topics.len()];
+        let batch = Batch { topics: topics.clone(), ..Batch::default() };
+        Tray { topics, batch, next }
+    }
+
+    pub(super) fn records(&self) -> usize {
+        self.batch.records.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.bytes.len()
+    }
+
+    /// A partition was assigned at `position`; `None` is its beginning.
+    pub(super) fn start(&mut self, topic: &str, partition: i32, position: Option<i64>) {
+        if let Some(index) = self.index(topic) {
+            self.next[index].insert(partition, position.unwrap_or(0));
+        }
+    }
+
+    /// Where the partitions end for a reader: what is drained ends where the records did, for the rest is markers.
+    pub(super) fn ends(&self, ends: Vec<End>, trust_drained: bool) -> Positions {
+        let mut positions = Positions::new();
+        for end in ends {
+            let next = self.index(&end.topic).and_then(|index| self.next[index].get(&end.partition).copied());
+            let offset = match next {
+                Some(next) if trust_drained && end.drained => next,
+                _ => end.offset,
+            };
+            positions.insert((end.topic, end.partition), offset);
+        }
+        positions
+    }
+
+    /// Copies a record into the batch.
+    pub(super) fn push(&mut self, message: &impl Message) {
+        let Some(index) = self.index(message.topic()) else { return };
+        let (partition, offset) = (message.partition(), message.offset());
+        let next = self.next[index].entry(partition).or_insert(offset);
+        let reset = offset < *next;
+        if reset {
+            let topic = message.topic();
+            tracing::warn!("{topic}/{partition} starts over at offset {offset}, we were at {next}: cut off or made anew at the broker");
+        }
+        *next = offset + 1;
+        let record = Record {
+            // At most as many topics as were subscribed: a handful.
+            topic: index as u16,
+            partition,
+            offset,
+            timestamp: message.timestamp().to_millis(),
+            key: None,
+            payload: None,
+            reset,
+        };
+        self.batch.push(record, message.key(), message.payload());
+    }
+
+    fn index(&self, topic: &str) -> Option<usize> {
+        self.topics.iter().position(|known| known == topic)
+    }
+
+    /// Takes the batch out; the next one gets as much room as this one needed.
+    pub(super) fn take(&mut self) -> Batch {
+        let room = Batch {
+            topics: self.topics.clone(),
+            records: Vec::with_capacity(self.batch.records.len()),
+            bytes: Vec::with_capacity(self.batch.bytes.len()),
+        };
+        std::mem::replace(&mut self.batch, room)
+    }
+
+    /// Puts a batch back that found no place.
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        self.batch = batch;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::{OwnedMessage, Timestamp};
+
+    use super::*;
+
+    fn message(topic: &str, partition: i32, offset: i64) -> OwnedMessage {
+        OwnedMessage::new(Some(vec![7]), None, topic.into(), Timestamp::CreateTime(5), partition, offset, None)
+    }
+
+    #[test]
+    fn an_offset_that_goes_back_is_marked_once() {
+        let mut tray = Tray::new(vec!["a".to_owned(), "b".to_owned()].into());
+        tray.start("b", 0, Some(10));
+        for offset in [10, 12, 0, 1] {
+            tray.push(&message("b", 0, offset));
+        }
+        tray.push(&message("b", 1, 3));
+        tray.push(&message("unknown", 0, 3));
+        let batch = tray.take();
+        assert_eq!(batch.records.iter().map(|record| record.reset).collect::<Vec<_>>(), [false, false, true, false, false]);
+        assert!(batch.records.iter().all(|record| record.topic == 1 && record.timestamp == Some(5) && record.key.is_none()));
+        assert_eq!(batch.payload(&batch.records[4]), Some(&[7][..]));
+    }
+
+    #[test]
+    fn a_reassigned_partition_goes_back_without_a_mark() {
+        let mut tray = Tray::new(vec!["a".to_owned()].into());
+        tray.start("a", 0, None);
+        tray.push(&message("a", 0, 8));
+        tray.start("a", 0, Some(4));
+        tray.push(&message("a", 0, 4));
+        assert!(tray.take().records.iter().all(|record| !record.reset));
+    }
+
+    #[test]
+    fn markers_of_transactions_are_no_lag() {
+        let mut tray = Tray::new(vec!["a".to_owned()].into());
+        tray.start("a", 0, None);
+        tray.start("a", 1, Some(4));
+        tray.push(&message("a", 0, 8));
+        let end = |partition, drained| End { topic: "a".into(), partition, offset: 20, drained };
+        let at = |partition, offset| (("a".to_owned(), partition), offset);
+        assert_eq!(tray.ends(vec![end(0, true), end(1, false)], true), [at(0, 9), at(1, 20)].into());
+        assert_eq!(tray.ends(vec![end(0, true), end(1, true)], false), [at(0, 20), at(1, 20)].into());
+        assert_eq!(tray.ends(vec![end(1, true)], true), [at(1, 4)].into());
+    }
+}

@@ -1,0 +1,13 @@
+//! nepenthe keeps a matrix-factorisation recommender fresh and able to forget.
+//!
+//! The pure core is [`model`]; everything else is the shell that does I/O and calls it.
+//! ARCHITECTURE.md at the top of the repository is the map.
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod kafka;
+pub mod metrics;
+pub mod model;
+pub mod run;
+pub mod store;

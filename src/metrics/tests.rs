@@ -1,0 +1,179 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+const ERRORS: [&str; 2] = ["not_json", "time_range"];
+
+/// Contract §6 but for `nepenthe_duality_gap`, which nothing computes yet.
+const CONTRACT: [&str; 21] = [
+    "nepenthe_events_total",
+    "nepenthe_dead_letters_total",
+    "nepenthe_consumer_lag_records",
+    "nepenthe_event_age_seconds",
+    "nepenthe_forgets_total",
+    "nepenthe_forgets_pending",
+    "nepenthe_forget_oldest_seconds",
+    "nepenthe_forget_duration_seconds",
+    "nepenthe_generation",
+    "nepenthe_generation_created_timestamp_seconds",
+    "nepenthe_generation_duration_seconds",
+    "nepenthe_sweeps_total",
+    "nepenthe_residual",
+    "nepenthe_residual_tolerance",
+    "nepenthe_objective",
+    "nepenthe_users",
+    "nepenthe_items",
+    "nepenthe_interactions",
+    "nepenthe_published_records_total",
+    "nepenthe_outbox_records",
+    "nepenthe_store_bytes",
+];
+
+const COMMITTED: Committed<'static> = Committed {
+    number: 7,
+    created_seconds: 1.7e9,
+    sweeps: 9,
+    residual: 3e-7,
+    tolerance: 1e-6,
+    objective: 12.5,
+    users: 3,
+    items: 4,
+    interactions: 5,
+    phases: &[("solve", 0.25), ("commit", 0.01)],
+    certified: true,
+};
+
+/// One of everything that can happen.
+fn eventful() -> Metrics {
+    let metrics = Metrics::new(&ERRORS).unwrap();
+    metrics.expect(&["factors", "receipts"], &["interactions"]);
+    let all = [
+        Happening::Events { kind: "interaction", outcome: "accepted", count: 41 },
+        Happening::DeadLetter { error: "not_json", topic: "in", partition: 0, offset: 17 },
+        Happening::Forget { status: "published", seconds_since_accept: 0.2, request_hash: "f00d" },
+        Happening::Forget { status: "rejected", seconds_since_accept: 0.0, request_hash: "f00d" },
+        Happening::Pending { stages: &[("accepted", 2), ("erased", 1)], oldest_seconds: 1.5 },
+        Happening::Lag { topic: "in", partition: 0, records: 10 },
+        Happening::Lag { topic: "in", partition: 1, records: 11 },
+        Happening::EventAge { seconds: 0.3, count: 1000 },
+        Happening::GenerationCommitted(COMMITTED),
+        Happening::Published { topic: "factors", count: 6 },
+        Happening::Outbox { records: 8 },
+        Happening::StoreBytes { family: "interactions", bytes: 4096 },
+        Happening::SolverFailed { reason: "row 3" },
+        Happening::PublishFailed { reason: "broker away" },
+    ];
+    all.iter().for_each(|happening| metrics.observe(happening));
+    metrics
+}
+
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|known| known == line), "no line {line:?} in\n{text}");
+}
+
+#[test]
+fn every_name_of_the_contract_is_there() {
+    let text = eventful().render();
+    for name in CONTRACT {
+        assert!(text.contains(&format!("# TYPE {name} ")), "no {name}");
+    }
+    has(&text, &format!("nepenthe_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    if cfg!(target_os = "linux") {
+        assert!(text.contains("process_resident_memory_bytes "));
+    }
+}
+
+#[test]
+fn closed_sets_begin_at_zero() {
+    let metrics = Metrics::new(&ERRORS).unwrap();
+    metrics.expect(&["receipts"], &["fences"]);
+    let text = metrics.render();
+    has(&text, "nepenthe_events_total{kind=\"empty\",outcome=\"ignored\"} 0");
+    has(&text, "nepenthe_events_total{kind=\"forget\",outcome=\"duplicate_offset\"} 0");
+    has(&text, "nepenthe_dead_letters_total{error=\"time_range\"} 0");
+    has(&text, "nepenthe_forgets_total{status=\"purged\"} 0");
+    has(&text, "nepenthe_forgets_pending{stage=\"unlearned\"} 0");
+    has(&text, "nepenthe_forget_duration_seconds_count{stage=\"purged\"} 0");
+    has(&text, "nepenthe_generation_duration_seconds_count{phase=\"publish\"} 0");
+    has(&text, "nepenthe_published_records_total{topic=\"receipts\"} 0");
+    has(&text, "nepenthe_store_bytes{family=\"fences\"} 0");
+    has(&text, "nepenthe_generation 0");
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let text = eventful().render();
+    has(&text, "nepenthe_events_total{kind=\"interaction\",outcome=\"accepted\"} 41");
+    has(&text, "nepenthe_dead_letters_total{error=\"not_json\"} 1");
+    has(&text, "nepenthe_forgets_total{status=\"rejected\"} 1");
+    has(&text, "nepenthe_forget_duration_seconds_bucket{stage=\"published\",le=\"0.1\"} 0");
+    has(&text, "nepenthe_forget_duration_seconds_bucket{stage=\"published\",le=\"0.25\"} 1");
+    has(&text, "nepenthe_forgets_pending{stage=\"accepted\"} 2");
+    has(&text, "nepenthe_forget_oldest_seconds 1.5");
+    has(&text, "nepenthe_consumer_lag_records{partition=\"1\",topic=\"in\"} 11");
+    has(&text, "nepenthe_event_age_seconds_count 1000");
+    has(&text, "nepenthe_event_age_seconds_bucket{le=\"86400\"} 1000");
+    has(&text, "nepenthe_generations_total{certified=\"true\"} 1");
+    has(&text, "nepenthe_generation 7");
+    has(&text, "nepenthe_sweeps_total 9");
+    has(&text, "nepenthe_residual 0.0000003");
+    has(&text, "nepenthe_interactions 5");
+    has(&text, "nepenthe_generation_duration_seconds_sum{phase=\"solve\"} 0.25");
+    has(&text, "nepenthe_published_records_total{topic=\"factors\"} 6");
+    has(&text, "nepenthe_outbox_records 8");
+    has(&text, "nepenthe_store_bytes{family=\"interactions\"} 4096");
+    has(&text, "nepenthe_solver_failures_total 1");
+    has(&text, "nepenthe_publish_failures_total 1");
+}
+
+#[test]
+fn a_stage_that_nobody_waits_at_goes_back_to_zero() {
+    let metrics = eventful();
+    metrics.observe(&Happening::Pending { stages: &[("published", 3)], oldest_seconds: 0.0 });
+    let text = metrics.render();
+    has(&text, "nepenthe_forgets_pending{stage=\"accepted\"} 0");
+    has(&text, "nepenthe_forgets_pending{stage=\"published\"} 3");
+}
+
+#[test]
+fn the_lag_of_a_partition_given_away_is_no_longer_told() {
+    let metrics = eventful();
+    let mine = [("in".to_owned(), 1)];
+    metrics.observe(&Happening::Assigned { partitions: &mine });
+    metrics.observe(&Happening::Assigned { partitions: &mine });
+    let text = metrics.render();
+    assert!(!text.contains("partition=\"0\""));
+    has(&text, "nepenthe_consumer_lag_records{partition=\"1\",topic=\"in\"} 11");
+}
+
+/// Names of the labels of a sample line.
+fn labels(line: &str) -> Vec<&str> {
+    let Some((_, rest)) = line.split_once('{') else { return Vec::new() };
+    rest.split(',').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn names_units_and_labels_follow_the_rules() {
+    let text = eventful().render();
+    let mut typed = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(declaration) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = declaration.split_once(' ').unwrap();
+            assert!(typed.insert(name), "{name} is declared twice");
+            let help =
+                text.lines().find(|line| line.starts_with(&format!("# HELP {name} "))).unwrap_or_else(|| panic!("{name} has no help"));
+            assert!(help.len() > name.len() + 12, "{name} says too little");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            assert!(kind != "histogram" || name.ends_with("_seconds"), "{name} has no unit");
+            assert!(
+                !["_ms", "_millis", "_kb", "_minutes", "_percent"].iter().any(|unit| name.ends_with(unit)),
+                "{name} is not in a base unit"
+            );
+        } else if !line.starts_with('#') && line.starts_with("nepenthe_") {
+            let closed =
+                ["kind", "outcome", "error", "topic", "partition", "status", "stage", "phase", "family", "version", "certified", "le"];
+            assert!(labels(line).iter().all(|label| closed.contains(label)), "{line}");
+            assert!(!line.contains("f00d") && !line.contains("\"17\""), "an identifier in {line}");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The life of a generation: freeze the cut, solve beside the loop, adopt the result, hand it out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::als::RowFailed;
+use super::digest::LtHash;
+use super::factors::{Factors, Side, Table, initial_row};
+use super::play::{Play, Row, fold_user};
+use super::processor::{History, Outgoing, Positions, Range, RowChange, State};
+use super::ratings::{Builder, Ratings};
+use super::receipt::{Certificate, Counts, Manifest, Model, Request, RequestKey, Status, fitting, instant};
+use super::unlearn::{self, Problem, Solution, Watch};
+use super::{Millis, Objective, Params};
+
+/// Beyond this share of changed pairs the old factors are no better a start than fresh ones.
+const COLD_SHARE: f64 = 0.25;
+/// Rows in one outbox row.
+const ROWS_PER_MESSAGE: usize = 4096;
+
+/// The generation that stands.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// `upto` is complete once it is published.
+    pub manifest: Manifest,
+    pub factors: Arc<Factors>,
+    /// Digest of all live rows as published.
+    pub digest: LtHash,
+}
+
+impl Current {
+    /// The cut by topic and partition.
+    pub fn cut(&self) -> Positions {
+        let of_topic = |(topic, parts): (&String, &BTreeMap<i32, i64>)| {
+            parts.iter().map(|(&partition, &next)| ((topic.clone(), partition), next)).collect::<Vec<_>>()
+        };
+        self.manifest.cut.iter().flat_map(of_topic).collect()
+    }
+}
+
+/// All that a generation is made from; independent of the state from here on.
+#[derive(Debug)]
+pub struct Job {
+    pub problem: Problem,
+    number: u64,
+    parent: Option<u64>,
+    cut: Positions,
+    names: [Vec<Option<Arc<str>>>; 2],
+    /// What readers have.
+    published: Option<Arc<Factors>>,
+    digest: LtHash,
+    /// Rows that lost their data before they were ever published.
+    dropped: Vec<(Side, u32)>,
+    requests: Vec<RequestKey>,
+}
+
+/// A solved generation.
+#[derive(Debug)]
+pub struct Outcome {
+    job: Job,
+    pub solution: Solution,
+    rows: Vec<(Side, u32, RowChange)>,
+    digest: LtHash,
+}
+
+/// What a new generation changes in the store; committed as a whole.
+#[derive(Debug)]
+pub struct NewGeneration {
+    pub rows: Vec<(Side, u32, RowChange)>,
+    pub requests: Vec<(RequestKey, Request)>,
+    pub outbox: Vec<Outgoing>,
+}
+
+/// What the publication of a generation changes in the store.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Names whose rows are gone for good.
+    pub forgotten: Vec<(Side, u32)>,
+    pub requests: Vec<(RequestKey, Request)>,
+    pub outbox: Vec<Outgoing>,
+}
+
+impl State {
+    /// Is there anything that the current generation does not reflect?
+    pub fn is_behind(&self) -> bool {
+        self.changed > 0 || self.waiting.values().any(|request| request.receipt.status == Status::Erased)
+    }
+
+    /// Freezes the cut: reads the changed rows from the store and hands out everything that a solve needs. Reading
+    /// goes on in the meantime.
+    ///
+    /// Costs a scan of the changed users' rows and a copy of the names.
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub fn freeze<H: History>(&mut self, history: &H) -> Result<Job, H::Error> {
+        let dirty = [self.dirty[0].take(), self.dirty[1].take()];
+        let rows = dirty[0].iter().map(|&user| Ok((user, self.read_user(history, user)?))).collect::<Result<Vec<_>, _>>()?;
+        let touched = Arc::make_mut(&mut self.ratings).update(rows);
+        let share = touched.pairs as f64 / self.ratings.pairs().max(1) as f64;
+        let candidates = if std::mem::take(&mut self.recheck) {
+            Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect())
+        } else {
+            dirty
+        };
+        let published = self.current.as_ref().map(|current| current.factors.clone());
+        let same_rank = |factors: &Arc<Factors>| factors.users.rank() == self.params.rank;
+        let previous = published.clone().filter(|factors| same_rank(factors) && share <= COLD_SHARE);
+        let dropped = self.dropped(&candidates, published.as_deref());
+        let mut requests: Vec<RequestKey> =
+            self.waiting.iter().filter(|(_, request)| request.receipt.status == Status::Erased).map(|(key, _)| *key).collect();
+        requests.sort_unstable();
+        self.changed = 0;
+        Ok(Job {
+            number: self.current.as_ref().map_or(1, |current| current.manifest.generation + 1),
+            parent: self.current.as_ref().map(|current| current.manifest.generation),
+            cut: self.positions.clone(),
+            names: [self.dictionary.names(Side::User).to_vec(), self.dictionary.names(Side::Item).to_vec()],
+            digest: self.current.as_ref().map(|current| current.digest.clone()).unwrap_or_default(),
+            problem: Problem {
+                initial: self.initial(previous.as_deref()),
+                params: self.params.clone(),
+                ratings: self.ratings.clone(),
+                previous,
+            },
+            published,
+            dropped,
+            requests,
+        })
+    }
+
+    fn read_user<H: History>(&self, history: &H, user: u32) -> Result<Row, H::Error> {
+        let (mut plays, mut names): (Vec<Play>, Vec<Box<str>>) = Default::default();
+        history.plays(Range::User(user), &mut |play, name| {
+            plays.push(play);
+            if self.params.objective == Objective::Explicit {
+                names.push(name.into());
+            }
+        })?;
+        Ok(fold_user(&plays, &names, self.params.objective))
+    }
+
+    /// Named rows without data that readers never saw.
+    fn dropped(&self, candidates: &[Vec<u32>; 2], published: Option<&Factors>) -> Vec<(Side, u32)> {
+        let mut dropped = Vec::new();
+        for (side, rows) in Side::BOTH.into_iter().zip([&self.ratings.users, &self.ratings.items]) {
+            for &row in &candidates[side as usize] {
+                let empty = rows.degree(row as usize) == 0 && self.dictionary.name(side, row).is_some();
+                if empty && !published.is_some_and(|factors| factors.side(side).is_live(row as usize)) {
+                    dropped.push((side, row));
+                }
+            }
+        }
+        dropped
+    }
+
+    /// First values of items that have none.
+    fn initial(&self, previous: Option<&Factors>) -> Vec<(u32, Vec<f64>)> {
+        let Params { seed, rank, .. } = self.params;
+        (0..self.ratings.items.len())
+            .filter(|&item| self.ratings.items.degree(item) > 0 && !previous.is_some_and(|factors| factors.items.is_live(item)))
+            .filter_map(|item| {
+                let name = self.dictionary.name(Side::Item, item as u32)?;
+                Some((item as u32, initial_row(seed, Side::Item, name, rank)))
+            })
+            .collect()
+    }
+
+    /// Makes a solved generation the current one. `seconds` is what the solve took.
+    pub fn adopt(&mut self, outcome: Outcome, seconds: f64, now: Millis) -> NewGeneration {
+        let Outcome { job, solution, rows, digest } = outcome;
+        let certificate = Certificate {
+            objective: solution.measured.objective,
+            residual: solution.measured.residual,
+            tolerance: job.problem.params.tolerance,
+            sweeps: solution.sweeps,
+            seconds,
+            effective_rank: solution.effective_rank,
+            sigma: None,
+        };
+        let requests = self.unlearned(&job, &rows, &certificate, now);
+        let (ids, requests_omitted) = fitting(requests.iter().map(|(_, request)| request.receipt.request_id.clone()));
+        let mut cut: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        for ((topic, partition), next) in &job.cut {
+            cut.entry(topic.clone()).or_default().insert(*partition, *next);
+        }
+        let count = |change| rows.iter().filter(|row| row.2 == change).count() as u64;
+        let manifest = Manifest {
+            generation: job.number,
+            parent: job.parent,
+            created: instant(now),
+            cut,
+            upto: self.current.as_ref().map(|current| current.manifest.upto.clone()).unwrap_or_default(),
+            model: Model {
+                params: job.problem.params.clone(),
+                mean: (job.problem.params.objective == Objective::Explicit).then_some(solution.mean),
+            },
+            counts: Counts {
+                users: solution.factors.users.count() as u64,
+                items: solution.factors.items.count() as u64,
+                interactions: job.problem.ratings.interactions(),
+                changed: count(RowChange::Put),
+                removed: count(RowChange::Tombstone),
+            },
+            digest: digest.finish(),
+            requests: ids,
+            requests_omitted,
+            certificate,
+        };
+        if !manifest.certificate.holds() {
+            // Not there yet: the next generation goes on from here.
+            self.changed += 1;
+        }
+        let generation = manifest.generation;
+        let mut outbox: Vec<Outgoing> =
+            rows.chunks(ROWS_PER_MESSAGE).map(|rows| Outgoing::Rows { generation, rows: rows.to_vec() }).collect();
+        outbox.extend(requests.iter().map(|(_, request)| Outgoing::Receipt(request.receipt.clone())));
+        outbox.push(Outgoing::Manifest { generation });
+        self.current = Some(Current { manifest, factors: Arc::new(solution.factors), digest });
+        NewGeneration { rows, requests, outbox }
+    }
+
+    /// Requests that this generation serves. Without a certificate there is no claim: they go on waiting.
+    fn unlearned(
+        &mut self,
+        job: &Job,
+        rows: &[(Side, u32, RowChange)],
+        certificate: &Certificate,
+        now: Millis,
+    ) -> Vec<(RequestKey, Request)> {
+        if !certificate.holds() {
+            return Vec::new();
+        }
+        let gone: std::collections::HashSet<(Side, u32)> =
+            rows.iter().filter(|row| row.2 != RowChange::Put).map(|row| (row.0, row.1)).collect();
+        let count = |side, rows: &[u32]| rows.iter().filter(|&&row| gone.contains(&(side, row))).count() as u64;
+        let mut served = Vec::new();
+        for key in &job.requests {
+            let Some(request) = self.waiting.get_mut(key) else { continue };
+            let receipt = &mut request.receipt;
+            receipt.removed.users = count(Side::User, &request.users);
+            receipt.removed.items = count(Side::Item, &request.items);
+            (request.users, request.items) = Default::default();
+            receipt.status = Status::Unlearned;
+            receipt.stages.unlearned = Some(instant(now));
+            receipt.generation = Some(job.number);
+            receipt.certificate = Some(certificate.clone());
+            receipt.exactness.push("E1".to_owned());
+            served.push((*key, request.clone()));
+        }
+        served
+    }
+
+    /// A frozen job came to nothing: what it knew is asked for again.
+    pub fn failed(&mut self) {
+        self.recheck = true;
+        self.changed += 1;
+    }
+
+    /// The current generation can be read up to `ends` on the factors topic: receipts advance, names without rows go.
+    pub fn published(&mut self, ends: &BTreeMap<i32, i64>, rows: &[(Side, u32, RowChange)], now: Millis) -> Published {
+        let mut published = Published::default();
+        let Some(current) = &mut self.current else { return published };
+        current.manifest.upto.extend(ends);
+        let generation = current.manifest.generation;
+        let ratings = [&self.ratings.users, &self.ratings.items];
+        for &(side, row, change) in rows {
+            // Somebody who came back since the cut keeps the name, and has a row in the next generation.
+            let back = self.dirty[side as usize].contains(row) || ratings[side as usize].degree(row as usize) > 0;
+            if change != RowChange::Put && !back && self.dictionary.name(side, row).is_some() {
+                self.dictionary.remove(side, row);
+                published.forgotten.push((side, row));
+            }
+        }
+        let served: Vec<RequestKey> = self
+            .waiting
+            .iter()
+            .filter(|(_, request)| request.receipt.status == Status::Unlearned && request.receipt.generation == Some(generation))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in served {
+            let Some(mut request) = self.waiting.remove(&key) else { continue };
+            request.receipt.status = Status::Published;
+            request.receipt.stages.published = Some(instant(now));
+            published.outbox.push(Outgoing::Receipt(request.receipt.clone()));
+            published.requests.push((key, request));
+        }
+        published.requests.sort_unstable_by_key(|(key, _)| *key);
+        published
+    }
+}
+
+/// Reads all pairs of the store into memory.
+pub(super) fn read_all<H: History>(history: &H, objective: Objective) -> Result<Ratings, H::Error> {
+    let mut builder = Builder::default();
+    let (mut plays, mut names): (Vec<Play>, Vec<Box<str>>) = Default::default();
+    history.plays(Range::All, &mut |play, name| {
+        if plays.last().is_some_and(|last| last.user != play.user) {
+            builder.push(plays[0].user, &fold_user(&plays, &names, objective));
+            plays.clear();
+            names.clear();
+        }
+        plays.push(play);
+        if objective == Objective::Explicit {
+            names.push(name.into());
+        }
+    })?;
+    if let Some(last) = plays.last() {
+        builder.push(last.user, &fold_user(&plays, &names, objective));
+    }
+    Ok(builder.finish())
+}
+
+impl Job {
+    /// The number that the generation will have.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Solves the frozen problem and works out what its readers must be told.
+    ///
+    /// # Errors
+    /// [`RowFailed`] names a row that cannot be solved.
+    pub fn run(self, watch: &dyn Watch) -> Result<Outcome, RowFailed> {
+        let solution = unlearn::solve(Arch::new(), &self.problem, watch)?;
+        let mut rows: Vec<(Side, u32, RowChange)> = self.dropped.iter().map(|&(side, row)| (side, row, RowChange::Drop)).collect();
+        let mut digest = self.digest.clone();
+        for side in Side::BOTH {
+            let old = self.published.as_ref().map(|factors| factors.side(side));
+            let (changed, change) = difference(side, old, solution.factors.side(side), &self.names[side as usize]);
+            rows.extend(changed);
+            digest.merge(&change);
+        }
+        Ok(Outcome { job: self, solution, rows, digest })
+    }
+}
+
+/// Rows that readers see differently, and what that does to the digest.
+fn difference(side: Side, old: Option<&Table>, new: &Table, names: &[Option<Arc<str>>]) -> (Vec<(Side, u32, RowChange)>, LtHash) {
+    let len = new.len().max(old.map_or(0, Table::len));
+    let parts: Vec<(Vec<(Side, u32, RowChange)>, LtHash)> = (0..len)
+        .collect::<Vec<_>>()
+        .par_chunks(512)
+        .map(|rows| {
+            let (mut changed, mut digest) = (Vec::new(), LtHash::default());
+            for &row in rows {
+                let (before, after) = (old.and_then(|old| old.published(row)), new.published(row));
+                if before == after {
+                    continue;
+                }
+                // A row that exists has a name: names go only once their tombstone is out.
+                let Some(name) = names.get(row).and_then(Option::as_deref) else { continue };
+                let key = side.key(name);
+                if let Some(before) = &before {
+                    digest.remove(key.as_bytes(), before);
+                }
+                match &after {
+                    Some(after) => digest.add(key.as_bytes(), after),
+                    None => (),
+                }
+                let change = if after.is_some() { RowChange::Put } else { RowChange::Tombstone };
+                changed.push((side, row as u32, change));
+            }
+            (changed, digest)
+        })
+        .collect();
+    parts.into_iter().fold(Default::default(), |(mut rows, mut digest): (Vec<_>, LtHash), (more, change)| {
+        rows.extend(more);
+        digest.merge(&change);
+        (rows, digest)
+    })
+}

@@ -1,0 +1,539 @@
+//! The state of the service and what an event does to it: facts in, a [`Step`] out. The shell commits the step; if
+//! that fails the process ends, so memory never runs ahead of the store for long.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::dictionary::{Dictionary, NumbersExhausted};
+use super::event::{self, Event, Forget, Interaction, Kind, Origin, Refusal, Selector};
+use super::factors::Side;
+use super::fence::{self, Fences, Rule};
+use super::generation::{Current, read_all};
+use super::play::{Play, ordered};
+use super::ratings::Ratings;
+use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
+use super::{Millis, Objective, Params};
+
+/// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
+const DEAD_LETTER_BYTES: usize = 1_000_000;
+/// Up to this many items of one user are looked up pair by pair; beyond, the user's whole row is read.
+const PAIR_LOOKUPS: usize = 64;
+
+/// One record as it came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Index into the topics that go with it.
+    pub topic: u16,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp: Option<Millis>,
+    /// The partition starts over: the one case in which an offset may go back.
+    pub reset: bool,
+    pub key: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Which stored plays are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    All,
+    User(u32),
+    Pair(u32, u32),
+}
+
+/// What the processor may ask of the past: the committed store.
+pub trait History {
+    type Error: std::error::Error;
+
+    /// Stored plays in ascending order, each with its event id where the objective needs it.
+    fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), Self::Error>;
+
+    /// A request that was taken earlier.
+    fn request(&self, key: &RequestKey) -> Result<Option<Request>, Self::Error>;
+}
+
+/// What a row of a generation is to its readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChange {
+    /// New values.
+    Put,
+    /// Removed: readers get a tombstone.
+    Tombstone,
+    /// Never published; only its name goes.
+    Drop,
+}
+
+/// An undecodable record on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    /// The record's bytes, at most the first million.
+    pub value: Vec<u8>,
+    /// Length before it was cut.
+    pub length: u64,
+    pub error: String,
+    pub detail: String,
+}
+
+/// A row of the outbox.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outgoing {
+    Receipt(Receipt),
+    DeadLetter(DeadLetter),
+    /// Rows of a generation; their values are the current factors.
+    Rows {
+        generation: u64,
+        rows: Vec<(Side, u32, RowChange)>,
+    },
+    /// Ends a generation.
+    Manifest {
+        generation: u64,
+    },
+}
+
+/// What happened to events of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub interactions: u64,
+    /// Interactions that a fence kept out.
+    pub fenced: u64,
+    pub forgets: u64,
+    /// Requests that were here before.
+    pub repeated: u64,
+    /// Requests under an id that was used for another.
+    pub rejected: u64,
+    /// Records without a value.
+    pub empty: u64,
+    /// Records below the stored offset: seen again after a rebalance.
+    pub seen: u64,
+}
+
+/// Next offset to read, per topic and partition.
+pub type Positions = BTreeMap<(String, i32), i64>;
+
+/// Everything that one batch changes; committed as a whole.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Sorted, without repetition; with the event id where the objective needs it, else empty.
+    pub plays: Vec<(Play, Box<str>)>,
+    pub erased: Vec<Play>,
+    pub identities: Vec<(Side, u32)>,
+    pub rules: Vec<Rule>,
+    pub requests: Vec<(RequestKey, Request)>,
+    pub outbox: Vec<Outgoing>,
+    pub positions: Positions,
+    pub tally: Tally,
+}
+
+/// Why a batch could not be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError<E: std::error::Error> {
+    #[error(transparent)]
+    History(E),
+    #[error(transparent)]
+    Exhausted(#[from] NumbersExhausted),
+}
+
+/// Rows marked once each.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Marks {
+    marked: Vec<bool>,
+    rows: Vec<u32>,
+}
+
+impl Marks {
+    pub fn set(&mut self, row: u32) {
+        let at = row as usize;
+        if self.marked.len() <= at {
+            self.marked.resize(at + 1, false);
+        }
+        if !std::mem::replace(&mut self.marked[at], true) {
+            self.rows.push(row);
+        }
+    }
+
+    pub fn contains(&self, row: u32) -> bool {
+        self.marked.get(row as usize).copied().unwrap_or(false)
+    }
+
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// All marked rows, ascending; none is marked after.
+    pub fn take(&mut self) -> Vec<u32> {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.iter().for_each(|&row| self.marked[row as usize] = false);
+        rows.sort_unstable();
+        rows
+    }
+}
+
+/// Names of the topics that are read.
+#[derive(Debug, Clone)]
+pub struct InputTopics {
+    pub interactions: String,
+    pub forgets: String,
+}
+
+/// The state: what the store holds, as far as it is needed to decide.
+#[derive(Debug)]
+pub struct State {
+    pub(super) params: Params,
+    pub(super) topics: InputTopics,
+    pub(super) dictionary: Dictionary,
+    pub(super) fences: Fences,
+    pub(super) positions: Positions,
+    /// Pairs at the last freeze.
+    pub(super) ratings: Arc<Ratings>,
+    pub(super) current: Option<Current>,
+    /// Requests that are not published yet.
+    pub(super) waiting: HashMap<RequestKey, Request>,
+    /// Users and items of which data changed since the last freeze.
+    pub(super) dirty: [Marks; 2],
+    /// Every name must be checked for data at the next freeze, not only those marked.
+    pub(super) recheck: bool,
+    /// Events since the last freeze.
+    pub(super) changed: u64,
+}
+
+/// What a restart finds in the store.
+#[derive(Debug)]
+pub struct Restored {
+    pub dictionary: Dictionary,
+    pub fences: Fences,
+    pub positions: Positions,
+    pub current: Option<Current>,
+    pub waiting: HashMap<RequestKey, Request>,
+}
+
+impl State {
+    /// Goes on from what the store holds. Costs a scan of all plays.
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub fn open<H: History>(params: Params, topics: InputTopics, restored: Restored, history: &H) -> Result<State, H::Error> {
+        let Restored { dictionary, fences, positions, current, waiting } = restored;
+        // What came after the last cut, or another configuration, asks for a generation.
+        let cut: Positions = current.as_ref().map(Current::cut).unwrap_or_default();
+        let moved: i64 = positions.iter().map(|(at, next)| (next - cut.get(at).unwrap_or(&0)).max(0)).sum();
+        let same = current.as_ref().is_none_or(|current| current.manifest.model.params == params && current.manifest.certificate.holds());
+        let changed = (moved as u64).max(u64::from(!same));
+        let ratings = Arc::new(read_all(history, params.objective)?);
+        let dirty = Default::default();
+        Ok(State { params, topics, dictionary, fences, positions, ratings, current, waiting, dirty, recheck: true, changed })
+    }
+
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    pub fn dictionary(&self) -> &Dictionary {
+        &self.dictionary
+    }
+
+    pub fn fences(&self) -> &Fences {
+        &self.fences
+    }
+
+    pub fn current(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+
+    pub fn ratings(&self) -> &Arc<Ratings> {
+        &self.ratings
+    }
+
+    pub fn waiting(&self) -> &HashMap<RequestKey, Request> {
+        &self.waiting
+    }
+
+    /// Events that the current generation does not know.
+    pub fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    /// Takes in a batch of records.
+    ///
+    /// The state is a function of the set of events: a forget also holds for what its fence covers later, so within
+    /// a batch only the counts of a receipt depend on the order.
+    ///
+    /// # Errors
+    /// [`FoldError`] when the store cannot be read or a side has run out of numbers; the state is then of no use.
+    pub fn fold<'a, H: History>(
+        &mut self,
+        topics: &[String],
+        inputs: impl Iterator<Item = Input<'a>>,
+        now: Millis,
+        history: &H,
+    ) -> Result<Step, FoldError<H::Error>> {
+        let mut fold = Fold { step: Step::default(), sorted: true, erased: HashSet::new(), now, history };
+        let mut places: Vec<Place> = Vec::new();
+        let mut last = 0;
+        for input in inputs {
+            last = self.place(topics, &mut places, last, &input);
+            let place = &mut places[last];
+            if input.offset < place.next && !input.reset {
+                fold.step.tally.seen += 1;
+                continue;
+            }
+            place.next = input.offset + 1;
+            let (kind, topic) = (place.kind, &topics[input.topic as usize]);
+            let Some(payload) = input.payload else {
+                fold.step.tally.empty += 1;
+                continue;
+            };
+            let objective = self.params.objective;
+            let origin =
+                Origin { topic, partition: input.partition, offset: input.offset, timestamp: input.timestamp, kind, objective };
+            match event::decode(&origin, payload) {
+                Ok(Event::Interaction(event)) => self.interaction(&mut fold, &event)?,
+                Ok(Event::Forget(forget)) => self.forget(&mut fold, forget).map_err(FoldError::History)?,
+                Err(refusal) => fold.step.outbox.push(dead_letter(&origin, &input, payload, refusal)),
+            }
+        }
+        for place in places {
+            let at = (topics[place.topic as usize].clone(), place.partition);
+            fold.step.positions.insert(at.clone(), place.next);
+            self.positions.insert(at, place.next);
+        }
+        fold.sort();
+        let mut step = fold.step;
+        step.erased.sort_unstable();
+        Ok(step)
+    }
+
+    /// Finds or makes the running entry of a record's partition; most records follow one of the same.
+    fn place(&self, topics: &[String], places: &mut Vec<Place>, last: usize, input: &Input<'_>) -> usize {
+        let same = |place: &Place| place.topic == input.topic && place.partition == input.partition;
+        if places.get(last).is_some_and(same) {
+            return last;
+        }
+        places.iter().position(same).unwrap_or_else(|| {
+            let name = &topics[input.topic as usize];
+            let next = self.positions.get(&(name.clone(), input.partition)).copied().unwrap_or(0);
+            let kind = if *name == self.topics.interactions { Kind::Interaction } else { Kind::Forget };
+            places.push(Place { topic: input.topic, partition: input.partition, next, kind });
+            places.len() - 1
+        })
+    }
+
+    fn interaction<H: History>(&mut self, fold: &mut Fold<'_, H>, event: &Interaction<'_>) -> Result<(), NumbersExhausted> {
+        if self.fences.cover(event) {
+            fold.step.tally.fenced += 1;
+            return Ok(());
+        }
+        let (user, new_user) = self.dictionary.assign(Side::User, &event.user)?;
+        let (item, new_item) = self.dictionary.assign(Side::Item, &event.item)?;
+        if new_user {
+            fold.step.identities.push((Side::User, user));
+        }
+        if new_item {
+            fold.step.identities.push((Side::Item, item));
+        }
+        let ident = event.event_id.as_deref().map(|id| self.fences.key().event(id));
+        // Only ratings of equal time are decided by the id itself.
+        let name = match (self.params.objective, &event.event_id) {
+            (Objective::Explicit, Some(id)) => Box::from(&**id),
+            _ => Box::default(),
+        };
+        let play = Play { user, item, ident, time: event.time, value: ordered(event.value) };
+        fold.sorted = fold.sorted && fold.step.plays.last().is_none_or(|(last, _)| *last < play);
+        fold.step.plays.push((play, name));
+        self.dirty[Side::User as usize].set(user);
+        self.dirty[Side::Item as usize].set(item);
+        self.changed += 1;
+        fold.step.tally.interactions += 1;
+        Ok(())
+    }
+
+    fn forget<H: History>(&mut self, fold: &mut Fold<'_, H>, forget: Forget) -> Result<(), H::Error> {
+        let key = self.fences.key().request(&forget.request_id);
+        let before = match self.waiting.get(&key) {
+            Some(request) => Some(request.clone()),
+            None => fold.history.request(&key)?,
+        };
+        if let Some(before) = before {
+            if before.content == forget.content {
+                fold.step.tally.repeated += 1;
+                fold.step.outbox.push(Outgoing::Receipt(before.receipt));
+            } else {
+                fold.step.tally.rejected += 1;
+                fold.step.outbox.push(Outgoing::Receipt(rejected(&forget)));
+            }
+            return Ok(());
+        }
+        for rule in fence::rules(self.fences.key(), &forget.selector) {
+            self.fences.insert(&rule);
+            fold.step.rules.push(rule);
+        }
+        let erased = self.select(fold, &forget.selector)?;
+        let request = accepted(&forget, &erased, fold.now);
+        for play in &erased {
+            self.dirty[Side::User as usize].set(play.user);
+            self.dirty[Side::Item as usize].set(play.item);
+        }
+        self.changed += erased.len() as u64;
+        fold.erase(erased);
+        fold.step.tally.forgets += 1;
+        fold.step.outbox.push(Outgoing::Receipt(request.receipt.clone()));
+        fold.step.requests.push((key, request.clone()));
+        self.waiting.insert(key, request);
+        Ok(())
+    }
+
+    /// All plays, stored or of this batch, that a selector names.
+    fn select<H: History>(&self, fold: &mut Fold<'_, H>, selector: &Selector) -> Result<Vec<Play>, H::Error> {
+        let number = |side, name: &String| self.dictionary.get(side, name);
+        let items: Option<Vec<u32>> = selector.items.as_ref().map(|items| {
+            let mut items: Vec<u32> = items.iter().filter_map(|item| number(Side::Item, item)).collect();
+            items.sort_unstable();
+            items
+        });
+        let user = match &selector.user {
+            None => None,
+            Some(user) => match number(Side::User, user) {
+                None => return Ok(Vec::new()),
+                user => user,
+            },
+        };
+        let events: Option<HashSet<u64>> = selector.event_ids.as_ref().map(|ids| ids.iter().map(|id| self.fences.key().event(id)).collect());
+        let matches = |play: &Play| {
+            user.is_none_or(|user| play.user == user)
+                && items.as_ref().is_none_or(|items| items.binary_search(&play.item).is_ok())
+                && events.as_ref().is_none_or(|events| play.ident.is_some_and(|ident| events.contains(&ident)))
+                && (selector.from..=selector.to).contains(&play.time)
+        };
+        let mut found = Vec::new();
+        for range in self.ranges(user, items.as_deref()) {
+            fold.history.plays(range, &mut |play, _| {
+                if matches(&play) && !fold.erased.contains(&play) {
+                    found.push(play);
+                }
+            })?;
+        }
+        fold.sort();
+        let pending = &fold.step.plays;
+        let part = match user {
+            Some(user) => &pending[pending.partition_point(|p| p.0.user < user)..pending.partition_point(|p| p.0.user <= user)],
+            None => &pending[..],
+        };
+        found.extend(part.iter().map(|(play, _)| *play).filter(|play| matches(play)));
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Where in the store a selector's plays can be. The store has no rows by item: who has an item is known from the
+    /// pairs in memory, and from everybody whose data changed since these were read.
+    fn ranges(&self, user: Option<u32>, items: Option<&[u32]>) -> Vec<Range> {
+        match (user, items) {
+            (Some(user), Some(items)) if items.len() <= PAIR_LOOKUPS => items.iter().map(|&item| Range::Pair(user, item)).collect(),
+            (Some(user), _) => vec![Range::User(user)],
+            (None, Some(items)) => {
+                let changed = &self.dirty[Side::User as usize];
+                let of_item = |&item: &u32| {
+                    let owners = self.ratings.items.row(item as usize).0.iter().filter(|&&user| !changed.contains(user));
+                    owners.chain(changed.rows()).map(move |&user| Range::Pair(user, item)).collect::<Vec<_>>()
+                };
+                items.iter().flat_map(of_item).collect()
+            }
+            (None, None) => vec![Range::All],
+        }
+    }
+}
+
+/// A partition while a batch is taken in.
+struct Place {
+    topic: u16,
+    partition: i32,
+    next: i64,
+    kind: Kind,
+}
+
+/// A batch while it is taken in.
+struct Fold<'h, H> {
+    step: Step,
+    /// `step.plays` is sorted and without repetition.
+    sorted: bool,
+    /// Stored plays that this batch erases already.
+    erased: HashSet<Play>,
+    now: Millis,
+    history: &'h H,
+}
+
+impl<H> Fold<'_, H> {
+    fn sort(&mut self) {
+        if !self.sorted {
+            self.step.plays.sort();
+            self.step.plays.dedup();
+            self.sorted = true;
+        }
+    }
+
+    /// Takes plays out of the batch and marks them for deletion in the store; `plays` are sorted.
+    fn erase(&mut self, plays: Vec<Play>) {
+        if plays.is_empty() {
+            return;
+        }
+        self.step.plays.retain(|(play, _)| plays.binary_search(play).is_err());
+        self.step.erased.extend(&plays);
+        self.erased.extend(plays);
+    }
+}
+
+fn accepted(forget: &Forget, erased: &[Play], now: Millis) -> Request {
+    let rows = |of: fn(&Play) -> u32| {
+        let mut rows: Vec<u32> = erased.iter().map(of).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    };
+    // Two records of one identity are one interaction.
+    let mut identities: Vec<_> = erased.iter().map(|p| (p.user, p.item, p.ident, p.ident.map_or(p.time, |_| 0))).collect();
+    identities.sort_unstable();
+    identities.dedup();
+    let receipt = Receipt {
+        request_id: forget.request_id.clone(),
+        status: Status::Erased,
+        stages: Stages { accepted: Some(instant(now)), erased: Some(instant(now)), ..Stages::default() },
+        selector: forget.selector.shape(),
+        removed: Removed { interactions: identities.len() as u64, users: 0, items: 0 },
+        generation: None,
+        certificate: None,
+        exactness: vec!["E0".to_owned()],
+        error: None,
+    };
+    Request { content: forget.content, receipt, users: rows(|play| play.user), items: rows(|play| play.item) }
+}
+
+fn rejected(forget: &Forget) -> Receipt {
+    Receipt {
+        request_id: forget.request_id.clone(),
+        status: Status::Rejected,
+        stages: Stages::default(),
+        selector: forget.selector.shape(),
+        removed: Removed::default(),
+        generation: None,
+        certificate: None,
+        exactness: Vec::new(),
+        error: Some("this request_id was used for another request; send it again under a new one".to_owned()),
+    }
+}
+
+fn dead_letter(origin: &Origin<'_>, input: &Input<'_>, payload: &[u8], refusal: Refusal) -> Outgoing {
+    Outgoing::DeadLetter(DeadLetter {
+        topic: origin.topic.to_owned(),
+        partition: origin.partition,
+        offset: origin.offset,
+        // A key is as long as a record may be; the letter must fit into one.
+        key: input.key.map(|key| key[..key.len().min(event::MAX_ID + 2)].to_vec()),
+        value: payload[..payload.len().min(DEAD_LETTER_BYTES)].to_vec(),
+        length: payload.len() as u64,
+        error: refusal.code.to_owned(),
+        detail: refusal.detail.chars().take(512).collect(),
+    })
+}

@@ -1,0 +1,174 @@
+//! From trained factors and changed data to the optimum of the data that is left.
+
+use std::sync::Arc;
+
+use pulp::Arch;
+
+use super::als::{Half, RowFailed, Weights, half_sweep};
+use super::anderson::Anderson;
+use super::certificate::{Measured, effective_rank, measure};
+use super::factors::{Factors, Side, Table};
+use super::ratings::Ratings;
+use super::{Objective, Params};
+
+/// Differences kept by the accelerator.
+const DEPTH: usize = 8;
+/// Rise of the objective that is rounding and not the accelerator's fault, relative to its size.
+const ROUNDING: f64 = 1e-12;
+
+/// Everything a solve depends on.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    pub params: Params,
+    pub ratings: Arc<Ratings>,
+    /// Where to go on from; `None` starts cold.
+    pub previous: Option<Arc<Factors>>,
+    /// First values of the items that `previous` does not have (all of them when cold), by surrogate.
+    pub initial: Vec<(u32, Vec<f64>)>,
+}
+
+/// Watches a solve and may end it.
+pub trait Watch: Sync {
+    /// After each sweep: its number from 1 and the largest relative residual that it found.
+    fn swept(&self, sweep: u32, residual: f64);
+    /// True makes the solve stop at the next sweep, with what it has.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A [`Watch`] that looks away.
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn swept(&self, _: u32, _: f64) {}
+}
+
+/// Factors and what is known of them.
+#[derive(Debug, Clone)]
+pub struct Solution {
+    pub factors: Factors,
+    /// Mean of the ratings with the explicit objective, else 0.
+    pub mean: f64,
+    pub measured: Measured,
+    pub sweeps: u32,
+    pub effective_rank: Option<usize>,
+    /// Largest residual found by each sweep.
+    pub trace: Vec<f64>,
+}
+
+/// Goes on with alternating least squares on the remaining data until the certificate is below the tolerance, the
+/// sweeps are used up or the watch cancels.
+///
+/// One sweep solves all users for the items' factors at hand, then all items for those users. The map from items to
+/// items is accelerated; a mixed point that would raise the objective is thrown away for the plain one, so no sweep
+/// ends above plain alternation. Each sweep costs `2 · pairs · k² + rows · k³/3` floating-point operations.
+///
+/// # Errors
+/// [`RowFailed`] names a row whose normal equations cannot be factorised.
+///
+/// # Source
+/// Xu et al., *Netflix and Forget: Efficient and Exact Machine Unlearning from Bi-linear Recommendations*, 2023.
+pub fn solve(arch: Arch, problem: &Problem, watch: &dyn Watch) -> Result<Solution, RowFailed> {
+    let mean = if problem.params.objective == Objective::Explicit { problem.ratings.mean() } else { 0.0 };
+    let mut run = Run::new(arch, problem, mean);
+    let mut trace = Vec::new();
+    let mut measured = run.measure();
+    while measured.residual > problem.params.tolerance && (trace.len() as u32) < problem.params.max_sweeps && !watch.cancelled() {
+        run.converge(watch, &mut trace)?;
+        // What the sweeps saw on their way is checked afresh; rounding may ask for one more.
+        measured = run.measure();
+    }
+    let effective_rank = effective_rank(arch, &run.factors);
+    Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, trace, factors: run.factors })
+}
+
+struct Run<'a> {
+    arch: Arch,
+    params: &'a Params,
+    ratings: &'a Ratings,
+    weights: Weights,
+    factors: Factors,
+    counts: [usize; 2],
+}
+
+impl<'a> Run<'a> {
+    fn new(arch: Arch, problem: &'a Problem, mean: f64) -> Run<'a> {
+        let (params, ratings) = (&problem.params, &*problem.ratings);
+        let mut factors = problem.previous.as_deref().cloned().unwrap_or_else(|| Factors::new(params.rank));
+        for (item, row) in &problem.initial {
+            factors.items.set(*item as usize, row);
+        }
+        keep_live(&mut factors.users, |row| ratings.users.degree(row), ratings.users.len());
+        keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
+        let counts = [factors.users.count(), factors.items.count()];
+        Run { arch, params, ratings, weights: Weights::new(params, mean), factors, counts }
+    }
+
+    fn measure(&self) -> Measured {
+        measure(self.arch, self.ratings, &self.factors, &self.weights)
+    }
+
+    /// Sweeps until a residual below the tolerance is seen.
+    fn converge(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+        let mut anderson = Anderson::new(DEPTH);
+        let mut best = f64::INFINITY;
+        while (trace.len() as u32) < self.params.max_sweeps && !watch.cancelled() {
+            let eliminated = self.solve_users()?;
+            if eliminated > best + ROUNDING * best.abs()
+                && let Some(plain) = anderson.last_image()
+            {
+                self.factors.items.values_mut().copy_from_slice(plain);
+                anderson.restart();
+                best = self.solve_users()?;
+            } else {
+                best = eliminated;
+            }
+            let mut image = self.factors.items.clone();
+            let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
+            let swept = half_sweep(self.arch, items, &mut image, self.counts[0])?;
+            trace.push(swept.residual);
+            watch.swept(trace.len() as u32, swept.residual);
+            if swept.residual <= self.params.tolerance {
+                // Users are exact for the items at hand, and these are within the tolerance.
+                return Ok(());
+            }
+            let next = anderson.next(self.factors.items.values(), image.values().to_vec());
+            self.factors.items.values_mut().copy_from_slice(&next);
+        }
+        self.solve_users().map(|_| ())
+    }
+
+    /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant.
+    fn solve_users(&mut self) -> Result<f64, RowFailed> {
+        let users = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
+        let swept = half_sweep(self.arch, users, &mut self.factors.users, self.counts[1])?;
+        let penalty: f64 = self
+            .factors
+            .items
+            .rows()
+            .map(|row| {
+                let lambda = self.weights.row(self.ratings.items.degree(row), self.counts[0]);
+                lambda * self.factors.items.raw(row).iter().map(|x| x * x).sum::<f64>()
+            })
+            .sum();
+        Ok(swept.eliminated + penalty)
+    }
+}
+
+/// Rows with data exist, rows without do not.
+fn keep_live(table: &mut Table, degree: impl Fn(usize) -> usize, len: usize) {
+    table.grow(len);
+    let zeros = vec![0.0; table.rank()];
+    for row in 0..table.len() {
+        match (degree(row) > 0, table.is_live(row)) {
+            (true, false) => table.set(row, &zeros),
+            (false, true) => table.remove(row),
+            _ => (),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "unlearn_tests.rs"]
+mod tests;

@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::factors::initial_row;
+use crate::model::play::Row;
+use crate::model::ratings::Builder;
+
+type Pairs = BTreeMap<u32, BTreeMap<u32, f32>>;
+
+fn params(objective: Objective) -> Params {
+    Params {
+        objective,
+        rank: 8,
+        regularization: if objective == Objective::Implicit { 0.3 } else { 0.4 },
+        regularization_exp: 1.0,
+        alpha: 1.0,
+        unobserved_weight: 0.1,
+        tolerance: 1e-9,
+        max_sweeps: 5_000,
+        seed: 1,
+        threads: 0,
+    }
+}
+
+fn ratings(pairs: &Pairs) -> Arc<Ratings> {
+    let mut builder = Builder::default();
+    for (user, row) in pairs {
+        let (columns, values) = (row.keys().copied().collect(), row.values().copied().collect());
+        builder.push(*user, &Row { columns, values, interactions: row.len() as u32 });
+    }
+    Arc::new(builder.finish())
+}
+
+fn cold(params: &Params, ratings: &Arc<Ratings>) -> Problem {
+    let initial = (0..ratings.items.len())
+        .filter(|&item| ratings.items.degree(item) > 0)
+        .map(|item| (item as u32, initial_row(params.seed, Side::Item, &item.to_string(), params.rank)))
+        .collect();
+    Problem { params: params.clone(), ratings: ratings.clone(), previous: None, initial }
+}
+
+/// `(Σ (a − b)² / Σ b²)^½` over all predictions.
+fn distance(a: &Factors, b: &Factors) -> f64 {
+    let predict = |f: &Factors, u: usize, i: usize| -> f64 { f.users.raw(u).iter().zip(f.items.raw(i)).map(|(x, y)| x * y).sum() };
+    let (mut gap, mut size) = (0.0, 1e-30);
+    for u in b.users.rows() {
+        for i in b.items.rows() {
+            let (x, y) = (predict(a, u, i), predict(b, u, i));
+            gap += (x - y) * (x - y);
+            size += y * y;
+        }
+    }
+    f64::sqrt(gap / size)
+}
+
+/// The objective by its definition, pair by pair.
+fn objective_by_hand(params: &Params, pairs: &Pairs, solution: &Solution) -> f64 {
+    let f = &solution.factors;
+    let mut sum = 0.0;
+    for u in f.users.rows() {
+        for i in f.items.rows() {
+            let x: f64 = f.users.raw(u).iter().zip(f.items.raw(i)).map(|(x, y)| x * y).sum();
+            let r = pairs.get(&(u as u32)).and_then(|row| row.get(&(i as u32))).map(|&r| f64::from(r));
+            sum += match (params.objective, r) {
+                (Objective::Implicit, Some(r)) => (params.unobserved_weight + params.alpha * r) * (1.0 - x) * (1.0 - x),
+                (Objective::Implicit, None) => params.unobserved_weight * x * x,
+                (Objective::Explicit, Some(r)) => (r - solution.mean - x) * (r - solution.mean - x),
+                (Objective::Explicit, None) => 0.0,
+            };
+        }
+    }
+    let a0 = if params.objective == Objective::Implicit { params.unobserved_weight } else { 0.0 };
+    for (table, other, degree) in [
+        (&f.users, &f.items, &(|row: usize| pairs[&(row as u32)].len()) as &dyn Fn(usize) -> usize),
+        (&f.items, &f.users, &|row: usize| pairs.values().filter(|items| items.contains_key(&(row as u32))).count()),
+    ] {
+        for row in table.rows() {
+            let weight = (degree(row) as f64 + a0 * other.count() as f64).powf(params.regularization_exp);
+            sum += params.regularization * weight * table.raw(row).iter().map(|x| x * x).sum::<f64>();
+        }
+    }
+    sum
+}
+
+fn world(users: u32, items: u32) -> Pairs {
+    let mut pairs = Pairs::new();
+    for u in 0..users {
+        for i in 0..items {
+            let draw = blake3::hash(&[u.to_le_bytes(), i.to_le_bytes()].concat());
+            let draw = u32::from_le_bytes([draw.as_bytes()[0], draw.as_bytes()[1], 0, 0]);
+            if draw % 100 < if u % 3 == i % 3 { 45 } else { 8 } {
+                pairs.entry(u).or_default().insert(i, 1.0 + (draw % 5) as f32);
+            }
+        }
+    }
+    pairs
+}
+
+const OBJECTIVES: [Objective; 2] = [Objective::Implicit, Objective::Explicit];
+
+#[test]
+fn the_certificate_is_the_definition() {
+    for objective in OBJECTIVES {
+        let (params, pairs) = (params(objective), world(40, 30));
+        let solution = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        assert!(solution.measured.residual <= params.tolerance, "{objective:?}: {:?}", solution.measured);
+        let by_hand = objective_by_hand(&params, &pairs, &solution);
+        assert!((solution.measured.objective / by_hand - 1.0).abs() < 1e-12, "{} {by_hand}", solution.measured.objective);
+    }
+}
+
+#[test]
+fn seeds_meet_when_the_rank_does_not_bind() {
+    for objective in OBJECTIVES {
+        let (params, pairs) = (params(objective), world(60, 40));
+        let one = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        let two = solve(Arch::new(), &cold(&Params { seed: 2, ..params.clone() }, &ratings(&pairs)), &Unwatched).unwrap();
+        let apart = distance(&one.factors, &two.factors);
+        assert!(one.effective_rank < Some(params.rank) && apart < 1e-6, "{objective:?}: rank {:?}, {apart}", one.effective_rank);
+    }
+}
+
+#[test]
+fn threads_do_not_show() {
+    let params = params(Objective::Implicit);
+    let problem = cold(&params, &ratings(&world(300, 90)));
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| solve(Arch::new(), &problem, &Unwatched).unwrap())
+    };
+    let (one, three) = (with(1), with(3));
+    assert_eq!(one.factors, three.factors);
+    assert_eq!(one.measured, three.measured);
+}
+
+#[test]
+fn every_instruction_set_reaches_the_tolerance() {
+    let problem = cold(&params(Objective::Implicit), &ratings(&world(40, 30)));
+    let here = solve(Arch::new(), &problem, &Unwatched).unwrap();
+    let portable = solve(Arch::Scalar, &problem, &Unwatched).unwrap();
+    assert!(portable.measured.residual <= problem.params.tolerance);
+    assert!(distance(&here.factors, &portable.factors) < 1e-7);
+}
+
+#[test]
+fn an_unchanged_model_needs_no_sweep() {
+    let params = params(Objective::Implicit);
+    let ratings = ratings(&world(40, 30));
+    let trained = solve(Arch::new(), &cold(&params, &ratings), &Unwatched).unwrap();
+    let again = Problem { params, ratings, previous: Some(Arc::new(trained.factors.clone())), initial: Vec::new() };
+    let again = solve(Arch::new(), &again, &Unwatched).unwrap();
+    assert_eq!((again.sweeps, again.factors), (0, trained.factors));
+}
+
+#[test]
+fn odd_data_converges() {
+    let lone: Pairs = [(0, [(0, 1.0)].into())].into();
+    let equal: Pairs = (0..9).map(|u| (u, (0..4).map(|i| (i, 3.0)).collect())).collect();
+    let far: Pairs = [(0, [(0, 1e12), (1, 1e-12)].into()), (1, [(1, 1e-12), (2, 1.0)].into())].into();
+    let silent: Pairs = [(0, [(0, 0.0)].into()), (1, [(0, 0.0), (1, 2.0)].into())].into();
+    for objective in OBJECTIVES {
+        for (name, pairs) in [("none", Pairs::new()), ("one", lone.clone()), ("equal", equal.clone()), ("far", far.clone()), ("0", silent.clone())] {
+            let params = Params { rank: 20, tolerance: 1e-8, ..params(objective) };
+            let solution = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+            assert!(solution.measured.residual <= 1e-8, "{objective:?}, {name}: {:?}", solution.measured);
+            assert!(solution.factors.users.values().iter().all(|x| x.is_finite()));
+        }
+    }
+}
+
+#[test]
+fn a_collapsing_model_ends_at_zero() {
+    let params = Params { regularization: 500.0, ..params(Objective::Implicit) };
+    let solution = solve(Arch::new(), &cold(&params, &ratings(&world(20, 10))), &Unwatched).unwrap();
+    assert!(solution.measured.residual <= params.tolerance && solution.sweeps < 500, "{:?}", solution.measured);
+}
+
+#[test]
+fn a_lost_regularization_names_the_row() {
+    let params = Params { regularization: 1e-300, unobserved_weight: 1e-300, ..params(Objective::Implicit) };
+    let failed = solve(Arch::new(), &cold(&params, &ratings(&world(6, 5))), &Unwatched).unwrap_err();
+    assert!(failed.to_string().contains("row"), "{failed}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Forgetting from trained factors arrives where training without the forgotten arrives.
+    #[test]
+    fn unlearned_is_retrained(seed in 0u64..1000, explicit: bool, forgotten in prop::collection::vec((0u32..40, prop::option::of(0u32..30)), 1..6)) {
+        let objective = OBJECTIVES[usize::from(explicit)];
+        let params = Params { seed, ..params(objective) };
+        let mut pairs = world(40, 30);
+        let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        for (user, item) in forgotten {
+            match item {
+                None => drop(pairs.remove(&user)),
+                Some(item) => pairs.get_mut(&user).map(|row| row.remove(&item)).map_or((), drop),
+            }
+        }
+        let remaining = ratings(&pairs);
+        let problem = Problem { params: params.clone(), ratings: remaining.clone(), previous: Some(Arc::new(trained.factors)), initial: Vec::new() };
+        let unlearned = solve(Arch::new(), &problem, &Unwatched).unwrap();
+        let retrained = solve(Arch::new(), &cold(&Params { seed: seed + 1, ..params.clone() }, &remaining), &Unwatched).unwrap();
+        prop_assert!(unlearned.measured.residual <= params.tolerance);
+        let apart = distance(&unlearned.factors, &retrained.factors);
+        prop_assert!(apart < 1e-5, "relative RMS {}, rank {:?}", apart, retrained.effective_rank);
+    }
+}
+
+#[test]
+fn zz_probe() {
+    for drop in [17u32, 3, 5, 21] {
+    for objective in OBJECTIVES {
+        let params = Params { rank: 16, ..params(objective) };
+        let mut pairs = world(40, 30);
+        let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        pairs.remove(&drop);
+        let remaining = ratings(&pairs);
+        let problem = Problem { params: params.clone(), ratings: remaining.clone(), previous: Some(Arc::new(trained.factors.clone())), initial: Vec::new() };
+        let un = solve(Arch::new(), &problem, &Unwatched).unwrap();
+        eprintln!("{objective:?} drop {drop} warm from {:?} to {:?}: sweeps {} obj {:.15e} res {:e}", trained.effective_rank, un.effective_rank, un.sweeps, un.measured.objective, un.measured.residual);
+        for seed in 0..3 {
+            let s = solve(Arch::new(), &cold(&Params { seed, ..params.clone() }, &remaining), &Unwatched).unwrap();
+            eprintln!("   cold {seed}: {:?} sweeps {} obj {:.15e} apart {:e}", s.effective_rank, s.sweeps, s.measured.objective, distance(&un.factors, &s.factors));
+        }
+    }
+    }
+}

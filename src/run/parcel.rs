@@ -1,0 +1,104 @@
+//! Outbox rows as records: what readers get to see.
+
+use std::collections::BTreeMap;
+
+use crate::config::Topics;
+use crate::kafka::{OutRecord, Parcel, Positions};
+use crate::model::dictionary::Dictionary;
+use crate::model::factors::Side;
+use crate::model::generation::Current;
+use crate::model::processor::{DeadLetter, Outgoing, RowChange};
+use crate::model::receipt::{Manifest, Receipt};
+use crate::run::keys::Signer;
+
+/// Builds records from the outbox.
+pub struct Packer<'a> {
+    pub topics: &'a Topics,
+    pub signer: &'a Signer,
+    pub dictionary: &'a Dictionary,
+    pub current: Option<&'a Current>,
+}
+
+impl Packer<'_> {
+    /// All records of a group; the manifest, if one ends it, follows once the offsets of the rows are known.
+    pub fn parcel(&self, group: &[(u64, Outgoing)]) -> Parcel {
+        let mut records = Vec::new();
+        let mut manifest = None;
+        for (_, message) in group {
+            match message {
+                Outgoing::Receipt(receipt) => records.extend(self.receipt(receipt)),
+                Outgoing::DeadLetter(letter) => records.push(self.dead_letter(letter)),
+                Outgoing::Rows { generation, rows } => records.extend(rows.iter().filter_map(|row| self.row(*generation, row))),
+                Outgoing::Manifest { .. } => manifest = self.current.map(|current| current.manifest.clone()),
+            }
+        }
+        let then = manifest.map(|manifest| {
+            let (factors, generations) = (self.topics.factors.clone(), self.topics.generations.clone());
+            let then = move |ends: &Positions| vec![manifest_record(manifest, &factors, &generations, ends)];
+            Box::new(then) as Box<dyn FnOnce(&Positions) -> Vec<OutRecord> + Send>
+        });
+        Parcel { records, then }
+    }
+
+    fn row(&self, generation: u64, &(side, number, change): &(Side, u32, RowChange)) -> Option<OutRecord> {
+        let name = self.dictionary.name(side, number)?;
+        let value = match change {
+            RowChange::Put => Some(self.current?.factors.side(side).published(number as usize)?),
+            RowChange::Tombstone => None,
+            RowChange::Drop => return None,
+        };
+        Some(OutRecord {
+            topic: self.topics.factors.clone(),
+            key: side.key(name).into_bytes(),
+            value,
+            headers: vec![("generation", generation.to_string().into_bytes())],
+        })
+    }
+
+    /// A receipt is plain data; that it could not be written as JSON cannot happen, and then it is not sent.
+    fn receipt(&self, receipt: &Receipt) -> Option<OutRecord> {
+        let value = serde_json::to_vec(receipt).ok()?;
+        let signature = self.signer.sign(&value).into_bytes();
+        Some(OutRecord {
+            topic: self.topics.receipts.clone(),
+            key: receipt.request_id.clone().into_bytes(),
+            value: Some(value),
+            headers: vec![("signature", signature), ("key_id", self.signer.key_id().as_bytes().to_vec())],
+        })
+    }
+
+    fn dead_letter(&self, letter: &DeadLetter) -> OutRecord {
+        let mut headers = vec![
+            ("error", letter.error.clone().into_bytes()),
+            ("detail", letter.detail.clone().into_bytes()),
+            ("topic", letter.topic.clone().into_bytes()),
+            ("partition", letter.partition.to_string().into_bytes()),
+            ("offset", letter.offset.to_string().into_bytes()),
+        ];
+        if letter.length > letter.value.len() as u64 {
+            headers.push(("truncated_from", letter.length.to_string().into_bytes()));
+        }
+        OutRecord {
+            topic: self.topics.dead_letters.clone(),
+            key: letter.key.clone().unwrap_or_default(),
+            value: Some(letter.value.clone()),
+            headers,
+        }
+    }
+}
+
+/// The end offsets that a group reached on the factors topic, by partition.
+pub fn factor_ends(factors: &str, ends: &Positions) -> BTreeMap<i32, i64> {
+    ends.iter().filter(|((topic, _), _)| topic == factors).map(|((_, partition), end)| (*partition, *end)).collect()
+}
+
+fn manifest_record(mut manifest: Manifest, factors: &str, generations: &str, ends: &Positions) -> OutRecord {
+    manifest.upto.extend(factor_ends(factors, ends));
+    OutRecord {
+        topic: generations.to_owned(),
+        key: b"generation".to_vec(),
+        // Numbers, strings and maps with string keys: always JSON.
+        value: serde_json::to_vec(&manifest).ok(),
+        headers: Vec::new(),
+    }
+}

@@ -1,0 +1,476 @@
+//! The loop: one owner of the state, one synchronous [`Service::turn`] over ports, so that a simulation with a fake
+//! broker, a crashing store and a seeded clock runs the same code as production.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Generation, Topics};
+use crate::kafka::{Batch, Parceled, Positions, Sink, Source};
+use crate::metrics::{Committed, Happening, Metrics};
+use crate::model::event::Refusal;
+use crate::model::factors::Side;
+use crate::model::processor::{FoldError, Input, Outgoing, RowChange, State, Step, Tally};
+use crate::model::receipt::{Receipt, RequestKey, Status};
+use crate::model::{Millis, receipt};
+use crate::run::board::{Board, Phase};
+use crate::run::keys::Signer;
+use crate::run::parcel::{Packer, factor_ends};
+use crate::run::solver::{Solved, Solver};
+use crate::store::StoreError;
+use crate::store::tables::Tables;
+
+/// Outbox rows beyond which nothing new is taken in: the way out must keep up with the way in.
+const OUTBOX_LIMIT: u64 = 50_000;
+/// First pause after a failed publication or solve; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Millis = 500;
+const LONGEST_PAUSE: Millis = 30_000;
+
+/// What the loop talks to.
+pub struct Ports<'p> {
+    pub source: &'p mut dyn Source,
+    pub sink: &'p mut dyn Sink,
+    pub solver: &'p mut dyn Solver,
+}
+
+/// Why the loop ends: its state and the store's may no longer agree. A restart goes on from the last commit.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Fold(#[from] FoldError<StoreError>),
+}
+
+/// A pause that grows while something keeps failing.
+#[derive(Debug, Default)]
+struct Backoff {
+    until: Millis,
+    pause: Millis,
+}
+
+impl Backoff {
+    fn fail(&mut self, now: Millis) {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.until = now + self.pause;
+    }
+
+    fn succeed(&mut self) {
+        *self = Backoff::default();
+    }
+}
+
+/// Events taken in and when.
+type Ages = Vec<(Millis, u64)>;
+
+/// A group of outbox rows that is on its way.
+struct Sending {
+    sequences: Vec<u64>,
+    /// The generation that it ends, with all its rows.
+    generation: Option<Vec<(Side, u32, RowChange)>>,
+    since: Millis,
+}
+
+/// The service without its threads.
+pub struct Service {
+    state: State,
+    tables: Tables,
+    topics: Topics,
+    timing: Generation,
+    signer: Signer,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+    sending: Option<Sending>,
+    solving: bool,
+    /// Rows that wait in the outbox.
+    outbox: u64,
+    /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
+    unpublished: bool,
+    /// When the oldest change came that no generation knows.
+    first_change: Option<Millis>,
+    first_forget: Option<Millis>,
+    /// Seen since the last cut; in the generation under way.
+    ages: Ages,
+    ages_under_way: Ages,
+    freeze_seconds: f64,
+    sink_pause: Backoff,
+    solver_pause: Backoff,
+}
+
+impl Service {
+    /// Goes on from what `state` and `tables` hold.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the outbox cannot be read.
+    pub fn new(
+        state: State,
+        tables: Tables,
+        topics: Topics,
+        timing: Generation,
+        signer: Signer,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+        now: Millis,
+    ) -> Result<Service, StoreError> {
+        let (outbox, unpublished) = tables.outbox_len()?;
+        let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
+        let service = Service {
+            first_change: state.is_behind().then_some(now),
+            first_forget: waits.then_some(now),
+            state,
+            tables,
+            topics,
+            timing,
+            signer,
+            metrics,
+            board,
+            sending: None,
+            solving: false,
+            outbox,
+            unpublished,
+            ages: Ages::new(),
+            ages_under_way: Ages::new(),
+            freeze_seconds: 0.0,
+            sink_pause: Backoff::default(),
+            solver_pause: Backoff::default(),
+        };
+        service.show_model();
+        Ok(service)
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Everything that is stored is published, and nothing is under way.
+    pub fn is_settled(&self) -> bool {
+        !self.solving && self.sending.is_none() && self.outbox == 0 && !self.state.is_behind()
+    }
+
+    /// Nothing is left to hand out.
+    pub fn is_drained(&self) -> bool {
+        self.sending.is_none() && self.outbox == 0
+    }
+
+    /// Does what can be done now; true when anything was. Never waits. `take_in` of false leaves the source alone.
+    ///
+    /// # Errors
+    /// [`TurnError`] ends the process: memory may be ahead of the store.
+    pub fn turn(&mut self, ports: &mut Ports<'_>, now: Millis, take_in: bool) -> Result<bool, TurnError> {
+        let mut progress = false;
+        if take_in
+            && self.outbox < OUTBOX_LIMIT
+            && let Some(batch) = ports.source.poll()
+        {
+            self.take_in(&batch, now)?;
+            ports.source.stored(self.state.positions());
+            progress = true;
+        }
+        if let Some(solved) = ports.solver.poll() {
+            self.solved(solved, now)?;
+            progress = true;
+        }
+        if let Some(parceled) = ports.sink.poll() {
+            self.parceled(parceled, now)?;
+            progress = true;
+        }
+        if self.sending.is_none() && self.outbox > 0 && now >= self.sink_pause.until {
+            progress |= self.send(ports.sink, now)?;
+        }
+        if take_in && self.is_due(now) {
+            self.freeze(ports.solver, now)?;
+            progress = true;
+        }
+        self.board.phase(self.phase());
+        Ok(progress)
+    }
+
+    fn phase(&self) -> Phase {
+        match (self.solving, &self.sending) {
+            (true, _) => Phase::Solving,
+            (false, Some(Sending { generation: Some(_), .. })) => Phase::Publishing,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn take_in(&mut self, batch: &Batch, now: Millis) -> Result<(), TurnError> {
+        let inputs = batch.records.iter().map(|record| Input {
+            topic: record.topic,
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            reset: record.reset,
+            key: batch.key(record),
+            payload: batch.payload(record),
+        });
+        let step = self.state.fold(&batch.topics, inputs, now, &self.tables)?;
+        self.tables.commit(&step, self.state.dictionary())?;
+        self.outbox += step.outbox.len() as u64;
+        let Tally { interactions, forgets, .. } = step.tally;
+        if interactions + forgets > 0 || !step.erased.is_empty() {
+            self.first_change.get_or_insert(now);
+        }
+        if forgets > 0 {
+            self.first_forget.get_or_insert(now);
+        }
+        self.ages.push((now, interactions + forgets));
+        self.tell(&step, now);
+        Ok(())
+    }
+
+    /// Counters and log lines of a step.
+    fn tell(&self, step: &Step, now: Millis) {
+        let Tally { interactions, fenced, forgets, repeated, rejected, empty, seen } = step.tally;
+        for (kind, outcome, count) in [
+            ("interaction", "accepted", interactions),
+            ("interaction", "fenced", fenced),
+            ("interaction", "duplicate_offset", seen),
+            ("forget", "accepted", forgets),
+            ("forget", "ignored", repeated),
+            ("forget", "rejected", rejected),
+            ("empty", "ignored", empty),
+        ] {
+            if count > 0 {
+                self.metrics.observe(&Happening::Events { kind, outcome, count });
+            }
+        }
+        for message in &step.outbox {
+            match message {
+                Outgoing::DeadLetter(letter) => {
+                    let error = Refusal::CODES.iter().find(|code| **code == letter.error).copied().unwrap_or("invalid_json");
+                    let (topic, partition, offset) = (&*letter.topic, letter.partition, letter.offset);
+                    self.metrics.observe(&Happening::DeadLetter { error, topic, partition, offset });
+                }
+                Outgoing::Receipt(receipt) if receipt.status == Status::Rejected => self.tell_receipt(receipt, now),
+                _ => (),
+            }
+        }
+        for (_, request) in &step.requests {
+            for status in [Status::Accepted, request.receipt.status] {
+                self.tell_receipt(&Receipt { status, ..request.receipt.clone() }, now);
+            }
+        }
+        self.board.accepted(interactions + forgets);
+    }
+
+    fn tell_receipt(&self, receipt: &Receipt, now: Millis) {
+        let accepted = receipt.stages.accepted.map_or(now, |at| at.as_millisecond());
+        let hash = short(&self.state.fences().key().request(&receipt.request_id));
+        self.metrics.observe(&Happening::Forget {
+            status: receipt.status.name(),
+            seconds_since_accept: (now - accepted).max(0) as f64 / 1e3,
+            request_hash: &hash,
+        });
+    }
+
+    /// One generation at a time is under way, from its freeze until readers have it.
+    fn is_due(&self, now: Millis) -> bool {
+        if self.solving || now < self.solver_pause.until || self.unpublished || !self.state.is_behind() {
+            return false;
+        }
+        let passed = |since: Option<Millis>, delay: std::time::Duration| since.is_some_and(|since| now - since >= delay.as_millis() as Millis);
+        self.state.changed() >= self.timing.max_events
+            || passed(self.first_change, self.timing.max_delay)
+            || passed(self.first_forget, self.timing.forget_delay)
+    }
+
+    fn freeze(&mut self, solver: &mut dyn Solver, now: Millis) -> Result<(), TurnError> {
+        let job = self.state.freeze(&self.tables)?;
+        tracing::debug!(generation = job.number(), "solving");
+        self.ages_under_way.append(&mut self.ages);
+        (self.first_change, self.first_forget) = (None, None);
+        self.solving = true;
+        self.freeze_seconds = 0.0;
+        self.board.frozen(now);
+        solver.start(job);
+        Ok(())
+    }
+
+    fn solved(&mut self, solved: Solved, now: Millis) -> Result<(), TurnError> {
+        self.solving = false;
+        let outcome = match solved.result {
+            Ok(outcome) => outcome,
+            Err(reason) => {
+                self.metrics.observe(&Happening::SolverFailed { reason: &reason });
+                self.state.failed();
+                self.retry_later(now);
+                return Ok(());
+            }
+        };
+        let trace = outcome.solution.trace.clone();
+        let new = self.state.adopt(outcome, solved.seconds, now);
+        let Some(current) = self.state.current() else { return Ok(()) };
+        self.tables.commit_generation(&new, current)?;
+        self.outbox += new.outbox.len() as u64;
+        self.unpublished = true;
+        let manifest = &current.manifest;
+        let certified = manifest.certificate.holds();
+        self.metrics.observe(&Happening::GenerationCommitted(Committed {
+            number: manifest.generation,
+            created_seconds: now as f64 / 1e3,
+            sweeps: u64::from(manifest.certificate.sweeps),
+            residual: manifest.certificate.residual,
+            tolerance: manifest.certificate.tolerance,
+            objective: manifest.certificate.objective,
+            users: manifest.counts.users,
+            items: manifest.counts.items,
+            interactions: manifest.counts.interactions,
+            phases: &[("solve", solved.seconds)],
+            certified,
+        }));
+        if certified && manifest.certificate.effective_rank == Some(manifest.model.params.rank) {
+            tracing::warn!(
+                rank = manifest.model.params.rank,
+                "the rank binds: two retrains may differ by more than the tolerance; raise model.rank or model.regularization"
+            );
+        }
+        new.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
+        self.board.committed(manifest, trace);
+        if certified {
+            self.solver_pause.succeed();
+        } else {
+            self.retry_later(now);
+        }
+        Ok(())
+    }
+
+    /// The same work is due again, after a pause.
+    fn retry_later(&mut self, now: Millis) {
+        self.solver_pause.fail(now);
+        self.first_change.get_or_insert(now);
+        if self.state.waiting().values().any(|request| request.receipt.status == Status::Erased) {
+            self.first_forget.get_or_insert(now);
+        }
+    }
+
+    fn send(&mut self, sink: &mut dyn Sink, now: Millis) -> Result<bool, TurnError> {
+        let group = self.tables.next_group()?;
+        if group.is_empty() {
+            (self.outbox, self.unpublished) = (0, false);
+            return Ok(false);
+        }
+        let packer =
+            Packer { topics: &self.topics, signer: &self.signer, dictionary: self.state.dictionary(), current: self.state.current() };
+        let parcel = packer.parcel(&group);
+        let ends_generation = group.iter().any(|(_, message)| matches!(message, Outgoing::Manifest { .. }));
+        let mut rows = Vec::new();
+        for (_, message) in &group {
+            if let Outgoing::Rows { rows: more, .. } = message {
+                rows.extend(more);
+            }
+        }
+        self.sending = Some(Sending {
+            sequences: group.iter().map(|(sequence, _)| *sequence).collect(),
+            generation: ends_generation.then_some(rows),
+            since: now,
+        });
+        sink.send(parcel);
+        Ok(true)
+    }
+
+    fn parceled(&mut self, parceled: Parceled, now: Millis) -> Result<(), TurnError> {
+        let Some(sending) = self.sending.take() else { return Ok(()) };
+        let (ends, sent) = match parceled {
+            Parceled::Delivered { ends, sent } => (ends, sent),
+            Parceled::Failed(reason) => {
+                self.metrics.observe(&Happening::PublishFailed { reason: &reason });
+                self.board.sink_trouble(Some(reason));
+                self.sink_pause.fail(now);
+                return Ok(());
+            }
+        };
+        self.sink_pause.succeed();
+        self.board.sink_trouble(None);
+        self.tell_sent(&sent);
+        match &sending.generation {
+            None => self.tables.commit_delivered(&sending.sequences, None)?,
+            Some(rows) => self.publish(&sending, rows, &ends, now)?,
+        }
+        self.outbox -= (sending.sequences.len() as u64).min(self.outbox);
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        sending: &Sending,
+        rows: &[(Side, u32, RowChange)],
+        ends: &Positions,
+        now: Millis,
+    ) -> Result<(), TurnError> {
+        let published = self.state.published(&factor_ends(&self.topics.factors, ends), rows, now);
+        let Some(current) = self.state.current() else { return Ok(()) };
+        self.tables.commit_delivered(&sending.sequences, Some((&published, current)))?;
+        self.outbox += published.outbox.len() as u64;
+        self.unpublished = false;
+        published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
+        for (seen, count) in std::mem::take(&mut self.ages_under_way) {
+            self.metrics.observe(&Happening::EventAge { seconds: (now - seen).max(0) as f64 / 1e3, count });
+        }
+        tracing::debug!(seconds = (now - sending.since) as f64 / 1e3, "generation published");
+        self.show_model();
+        Ok(())
+    }
+
+    fn tell_sent(&self, sent: &BTreeMap<String, u64>) {
+        for (topic, &count) in sent {
+            self.metrics.observe(&Happening::Published { topic, count });
+        }
+    }
+
+    /// Hands the published model to the pages.
+    fn show_model(&self) {
+        let names = Side::BOTH.map(|side| self.state.dictionary().names(side).to_vec());
+        if let Some(current) = self.state.current() {
+            self.board.published(current, names);
+        }
+    }
+
+    /// Gauges that need no event: lag, outbox, pending forgets, sizes. Called now and then.
+    pub fn observe(&self, source: &dyn Source, now: Millis) {
+        let state = source.state();
+        self.metrics.observe(&Happening::Assigned { partitions: &state.assigned });
+        let mut lag = Vec::new();
+        for (topic, partition) in &state.assigned {
+            let at = (topic.clone(), *partition);
+            let next = self.state.positions().get(&at).copied().unwrap_or(0);
+            // Without news of the end there is no lag to tell.
+            let Some(&end) = state.ends.get(&at) else { continue };
+            let records = (end - next).max(0) as u64;
+            self.metrics.observe(&Happening::Lag { topic, partition: *partition, records });
+            lag.push((topic.clone(), *partition, next, end));
+        }
+        self.metrics.observe(&Happening::Outbox { records: self.outbox });
+        let mut stages: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut oldest = None;
+        for request in self.state.waiting().values() {
+            *stages.entry(request.receipt.status.name()).or_default() += 1;
+            oldest = oldest.min(request.receipt.stages.accepted).or(request.receipt.stages.accepted);
+        }
+        let oldest_seconds = oldest.map_or(0.0, |at: jiff::Timestamp| (now - at.as_millisecond()).max(0) as f64 / 1e3);
+        let stages: Vec<_> = stages.into_iter().collect();
+        self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
+        let sizes = self.tables.store().sizes();
+        for (family, bytes) in &sizes {
+            self.metrics.observe(&Happening::StoreBytes { family: family.name(), bytes: *bytes });
+        }
+        let sizes = sizes.iter().map(|(family, bytes)| (family.name(), *bytes)).collect();
+        self.board.observed(&state, lag, &stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
+    }
+}
+
+/// Enough of a request's keyed hash to follow it through a log.
+fn short(key: &RequestKey) -> String {
+    key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The time of a receipt or manifest.
+pub fn stamp(now: Millis) -> String {
+    receipt::instant(now).to_string()
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+//! What every store must do, run against each.
+
+use std::ops::ControlFlow;
+
+use super::memory::MemoryStore;
+use super::rocks::RocksStore;
+use super::{Batch, Family, Store, after};
+
+fn rows(store: &dyn Store, family: Family, from: &[u8], to: Option<&[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let mut keep = |key: &[u8], value: &[u8]| {
+        rows.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    };
+    store.scan(family, from, to, &mut keep).unwrap();
+    rows
+}
+
+fn conforms(store: &dyn Store) {
+    let mut batch = Batch::default();
+    for key in [&b"b"[..], b"a", b"\xff\xff", b"ab"] {
+        batch.put(Family::Interactions, key, key);
+    }
+    batch.put(Family::Fences, b"a", b"other family");
+    batch.put(Family::Ledger, b"gone", b"1");
+    batch.delete(Family::Ledger, b"gone");
+    batch.delete(Family::Ledger, b"back");
+    batch.put(Family::Ledger, b"back", b"2");
+    store.write(&batch).unwrap();
+    let keys = |from: &[u8], to: Option<&[u8]>| rows(store, Family::Interactions, from, to).into_iter().map(|row| row.0).collect::<Vec<_>>();
+    assert_eq!(keys(b"", None), [&b"a"[..], b"ab", b"b", b"\xff\xff"]);
+    assert_eq!(keys(b"a", after(b"a").as_deref()), [&b"a"[..], b"ab"]);
+    assert_eq!(keys(b"aa", Some(b"b")), [&b"ab"[..]]);
+    assert_eq!(keys(b"\xff", after(b"\xff").as_deref()), [&b"\xff\xff"[..]]);
+    assert!(keys(b"b", Some(b"a")).is_empty());
+    assert_eq!(store.get(Family::Fences, b"a").unwrap().as_deref(), Some(&b"other family"[..]));
+    assert_eq!((store.get(Family::Ledger, b"gone").unwrap(), store.get(Family::Ledger, b"back").unwrap()), (None, Some(b"2".to_vec())));
+    let mut first = Vec::new();
+    let mut once = |key: &[u8], _: &[u8]| {
+        first.push(key.to_vec());
+        ControlFlow::Break(())
+    };
+    store.scan(Family::Interactions, b"", None, &mut once).unwrap();
+    assert_eq!(first, [b"a"]);
+    let mut again = Batch::default();
+    again.put(Family::Interactions, b"a", b"a");
+    again.delete(Family::Interactions, b"missing");
+    store.write(&again).unwrap();
+    assert_eq!(keys(b"", None).len(), 4, "a repeated write changes nothing");
+    assert!(store.sizes().iter().any(|(family, bytes)| *family == Family::Interactions && *bytes > 0));
+}
+
+#[test]
+fn memory_conforms() {
+    conforms(&MemoryStore::default());
+}
+
+#[test]
+fn rocksdb_conforms_and_keeps_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    conforms(&RocksStore::open(dir.path()).unwrap());
+    let again = RocksStore::open(dir.path()).unwrap();
+    assert_eq!(rows(&again, Family::Interactions, b"", None).len(), 4);
+}
+
+#[test]
+fn the_end_of_a_prefix() {
+    assert_eq!((after(b"a"), after(b"a\xff"), after(b"\xff")), (Some(b"b".to_vec()), Some(b"b".to_vec()), None));
+}

@@ -1,0 +1,165 @@
+//! The store: ordered families of bytes behind a small trait, RocksDB and its in-memory twin, and the rows in them.
+
+pub mod memory;
+pub mod rocks;
+pub mod rows;
+pub mod tables;
+
+use std::ops::ControlFlow;
+
+/// A column family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Surrogate number → natural identifier: the only place that knows it.
+    Identities,
+    /// Plays by user, item, identity, time, value.
+    Interactions,
+    UserFactors,
+    ItemFactors,
+    Fences,
+    Ledger,
+    Outbox,
+    /// Offsets, generation, digest, counters, format.
+    Meta,
+}
+
+impl Family {
+    pub const ALL: [Family; 8] = [
+        Family::Identities,
+        Family::Interactions,
+        Family::UserFactors,
+        Family::ItemFactors,
+        Family::Fences,
+        Family::Ledger,
+        Family::Outbox,
+        Family::Meta,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Identities => "identities",
+            Family::Interactions => "interactions",
+            Family::UserFactors => "user_factors",
+            Family::ItemFactors => "item_factors",
+            Family::Fences => "fences",
+            Family::Ledger => "ledger",
+            Family::Outbox => "outbox",
+            Family::Meta => "meta",
+        }
+    }
+}
+
+/// Changes that are committed together; of two changes of one key the later holds.
+#[derive(Debug, Default)]
+pub struct Batch {
+    operations: Vec<Operation>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Operation {
+    family: Family,
+    key: std::ops::Range<usize>,
+    /// `None` deletes.
+    value: Option<std::ops::Range<usize>>,
+}
+
+/// One change of a [`Batch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    Put(Family, &'a [u8], &'a [u8]),
+    Delete(Family, &'a [u8]),
+}
+
+impl Batch {
+    pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        let key = self.keep(key);
+        let value = Some(self.keep(value));
+        self.operations.push(Operation { family, key, value });
+    }
+
+    pub fn delete(&mut self, family: Family, key: &[u8]) {
+        let key = self.keep(key);
+        self.operations.push(Operation { family, key, value: None });
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> std::ops::Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// All changes, in the order in which they were made.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        self.operations.iter().map(|operation| {
+            let key = &self.bytes[operation.key.clone()];
+            match &operation.value {
+                Some(value) => Change::Put(operation.family, key, &self.bytes[value.clone()]),
+                None => Change::Delete(operation.family, key),
+            }
+        })
+    }
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the state directory {path} is in use by another process; stop that one or choose another [store] path")]
+    InUse { path: String },
+    #[error("the state in {path} has format {found}, this version reads {expected}; use the version of nepenthe that wrote it")]
+    UnknownVersion { path: String, found: String, expected: u8 },
+    #[error("the state is damaged: {family}, key {key}: {detail}; restore a backup, or start an empty [store] path from the topics")]
+    Damaged { family: &'static str, key: String, detail: String },
+    #[error("the state was made with {what} {found}, the configuration says {configured}; change it back or use an empty [store] path")]
+    OtherModel { what: &'static str, found: String, configured: String },
+    #[error("cannot {action} the state: {cause}")]
+    Io { action: &'static str, cause: String },
+}
+
+impl StoreError {
+    /// A row that cannot be what was written. The key holds surrogates and hashes only and may be shown.
+    pub fn damaged(family: Family, key: &[u8], detail: impl Into<String>) -> StoreError {
+        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        StoreError::Damaged { family: family.name(), key, detail: detail.into() }
+    }
+}
+
+/// Called for each row of a scan with key and value; `Break` ends it.
+pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// Ordered families of bytes with atomic, durable batches.
+pub trait Store: Send + Sync {
+    /// Commits a batch: when this returns, all of it survives a crash; else none of it is seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; what is on the disk is then in doubt and the process must end.
+    fn write(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits the rows with `from <= key < to` (to the end without `to`), ascending.
+    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError>;
+
+    /// Bytes that each family takes, roughly.
+    fn sizes(&self) -> Vec<(Family, u64)>;
+}
+
+/// The end of all keys that start with `prefix`: the next prefix of the same length, `None` past the last.
+pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < 0xff {
+            *last += 1;
+            return Some(end);
+        }
+        end.pop();
+    }
+    None
+}
+
+#[cfg(test)]
+mod conformance;

@@ -1,0 +1,274 @@
+//! RocksDB behind the [`Store`] trait.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use rocksdb::{BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, LogLevel};
+use rocksdb::{Options, ReadOptions, WriteBatch, WriteOptions};
+
+use super::rows::{FORMAT, FORMAT_KEY};
+use super::{Batch, Change, Family, Store, StoreError, Visit};
+
+/// A RocksDB directory, held by this process alone (or opened for reading only).
+pub struct RocksStore {
+    db: DB,
+    /// Held as long as the store is open; `None` for readers.
+    _lock: Option<File>,
+}
+
+impl RocksStore {
+    /// Opens or makes the state directory (mode 0700 when made).
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has it; [`StoreError::UnknownVersion`] and [`StoreError::Damaged`]
+    /// before anything is written to it.
+    pub fn open(path: &Path) -> Result<RocksStore, StoreError> {
+        create_private(path).map_err(|e| io("make", format!("{}: {e}", path.display())))?;
+        let lock = lock(path)?;
+        if path.join("CURRENT").exists() {
+            // Looked at before anything is written.
+            check_format(&open_read_only(path)?, path)?;
+        }
+        let mut options = options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, families()).map_err(|e| opening(path, &e))?;
+        let store = RocksStore { db, _lock: Some(lock) };
+        if store.get(Family::Meta, FORMAT_KEY)?.is_none() {
+            let mut batch = Batch::default();
+            batch.put(Family::Meta, FORMAT_KEY, &[FORMAT]);
+            store.write(&batch)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the state as it is now for reading, whether or not a service holds it.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`], but for `InUse`.
+    pub fn read(path: &Path) -> Result<RocksStore, StoreError> {
+        if !path.join("CURRENT").exists() {
+            return Err(io("read", format!("{} holds no state; name the service's [store] path", path.display())));
+        }
+        let db = open_read_only(path)?;
+        check_format(&db, path)?;
+        Ok(RocksStore { db, _lock: None })
+    }
+
+    fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
+        handle(&self.db, family)
+    }
+}
+
+fn handle(db: &DB, family: Family) -> Result<&ColumnFamily, StoreError> {
+    db.cf_handle(family.name()).ok_or_else(|| StoreError::damaged(family, b"", "the column family is missing"))
+}
+
+impl Store for RocksStore {
+    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        let handles = Family::ALL.map(|family| self.family(family));
+        for change in batch.changes() {
+            let (Change::Put(family, ..) | Change::Delete(family, _)) = change;
+            let Ok(handle) = &handles[family as usize] else { return self.family(family).map(|_| ()) };
+            match change {
+                Change::Put(_, key, value) => writes.put_cf(handle, key, value),
+                Change::Delete(_, key) => writes.delete_cf(handle, key),
+            }
+        }
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.db.write_opt(writes, &durable).map_err(|e| io("write", e))
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.family(family)?, key).map_err(|e| io("read", e))
+    }
+
+    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let rows = self.db.iterator_cf_opt(self.family(family)?, options, IteratorMode::From(from, Direction::Forward));
+        for row in rows {
+            // An iterator that ends on an error says so here; silence would be lost data.
+            let (key, value) = row.map_err(|e| io("scan", e))?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn sizes(&self) -> Vec<(Family, u64)> {
+        let property = |family, name: &str| {
+            let handle = self.family(family).ok()?;
+            self.db.property_int_value_cf(handle, name).ok().flatten()
+        };
+        let size = |family| {
+            property(family, "rocksdb.total-sst-files-size").unwrap_or(0) + property(family, "rocksdb.cur-size-all-mem-tables").unwrap_or(0)
+        };
+        Family::ALL.map(|family| (family, size(family))).into()
+    }
+}
+
+/// Settings that erasure needs: small files, no recycled logs (their tails keep old bytes), no keys in LOG.
+fn options() -> Options {
+    let mut options = Options::default();
+    options.set_recycle_log_file_num(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(1 << 20);
+    options
+}
+
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    let descriptor = |family: Family| {
+        let mut options = Options::default();
+        let mut table = BlockBasedOptions::default();
+        table.set_bloom_filter(10.0, false);
+        table.set_format_version(5);
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_target_file_size_base(8 << 20);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        ColumnFamilyDescriptor::new(family.name(), options)
+    };
+    // RocksDB insists on a default family; nothing is kept in it.
+    let default = ColumnFamilyDescriptor::new("default", Options::default());
+    std::iter::once(default).chain(Family::ALL.map(descriptor)).collect()
+}
+
+fn open_read_only(path: &Path) -> Result<DB, StoreError> {
+    let names = std::iter::once("default").chain(Family::ALL.map(Family::name));
+    DB::open_cf_for_read_only(&options(), path, names, false).map_err(|e| opening(path, &e))
+}
+
+fn check_format(db: &DB, path: &Path) -> Result<(), StoreError> {
+    let found = db.get_cf(handle(db, Family::Meta)?, FORMAT_KEY).map_err(|e| io("read", e))?;
+    match found.as_deref() {
+        Some([FORMAT]) => Ok(()),
+        // Made, but ended before the first write.
+        None if is_empty(db) => Ok(()),
+        other => Err(StoreError::UnknownVersion {
+            path: path.display().to_string(),
+            found: other.map_or("none".to_owned(), |bytes| format!("{bytes:?}")),
+            expected: FORMAT,
+        }),
+    }
+}
+
+fn is_empty(db: &DB) -> bool {
+    Family::ALL.iter().all(|&family| {
+        handle(db, family).is_ok_and(|handle| db.iterator_cf(handle, IteratorMode::Start).next().is_none())
+    })
+}
+
+/// RocksDB reports a bad file in many words; all of them mean that the state must not be used.
+fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => StoreError::Damaged {
+            family: "RocksDB",
+            key: "-".to_owned(),
+            detail: format!("{} cannot be opened: {error}", path.display()),
+        },
+        // CURRENT is there, and what it points to is not.
+        _ if error.to_string().contains("No such file") => StoreError::Damaged {
+            family: "RocksDB",
+            key: "-".to_owned(),
+            detail: format!("{}: a file is missing: {error}", path.display()),
+        },
+        _ if error.to_string().contains("LOCK") => StoreError::InUse { path: path.display().to_string() },
+        _ => io("open", format!("{}: {error}", path.display())),
+    }
+}
+
+fn io(action: &'static str, cause: impl std::fmt::Display) -> StoreError {
+    StoreError::Io { action, cause: cause.to_string() }
+}
+
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The lock goes with the process, however it ends.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = path.join("nepenthe.lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| io("lock", format!("{}: {e}", file.display())))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.display().to_string() }),
+        Err(TryLockError::Error(e)) => Err(io("lock", format!("{}: {e}", file.display()))),
+    }
+}
+
+/// Reads a secret of 32 bytes beside the state, or makes it at the first start (mode 0600, hex).
+///
+/// # Errors
+/// [`StoreError::Io`] when it cannot be read or written, [`StoreError::Damaged`] when it is not 64 hex digits.
+pub fn secret(path: &Path, fresh: impl FnOnce() -> std::io::Result<[u8; 32]>) -> Result<[u8; 32], StoreError> {
+    let failed = |action, e: std::io::Error| io(action, format!("{}: {e}", path.display()));
+    if !path.exists() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let bytes = fresh().map_err(|e| failed("make a key for", e))?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|e| failed("write", e))?;
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        file.write_all(hex.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| failed("write", e))?;
+        return Ok(bytes);
+    }
+    let mut text = String::new();
+    File::open(path).and_then(|mut file| file.read_to_string(&mut text)).map_err(|e| failed("read", e))?;
+    let bytes: Option<Vec<u8>> = (text.trim().len() == 64)
+        .then(|| (0..32).map(|at| text.trim().get(2 * at..2 * at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok())).collect())
+        .flatten();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| StoreError::Damaged {
+        family: "key file",
+        key: path.display().to_string(),
+        detail: "not 64 hex digits".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_refused_and_a_reader_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        assert!(matches!(RocksStore::open(dir.path()), Err(StoreError::InUse { .. })));
+        assert!(RocksStore::read(dir.path()).is_ok());
+        drop(store);
+        assert!(RocksStore::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_version_and_a_damaged_file_stop_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, FORMAT_KEY, &[99]);
+        store.write(&batch).unwrap();
+        drop(store);
+        assert!(matches!(RocksStore::open(dir.path()), Err(StoreError::UnknownVersion { .. })));
+        std::fs::write(dir.path().join("CURRENT"), "MANIFEST-999999\n").unwrap();
+        let error = RocksStore::open(dir.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_kept_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert_eq!(secret(&path, || Ok([7; 32])).unwrap(), [7; 32]);
+        assert_eq!(secret(&path, || Ok([8; 32])).unwrap(), [7; 32]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "zz").unwrap();
+        assert!(matches!(secret(&path, || Ok([8; 32])), Err(StoreError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,271 @@
+//! How rows look as bytes. Every value starts with its version; keys hold surrogates and keyed hashes only.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Family, StoreError};
+use crate::model::factors::Side;
+use crate::model::play::Play;
+use crate::model::processor::{DeadLetter, Outgoing, RowChange};
+
+/// Version of the whole format, in the row [`FORMAT_KEY`] of `meta`.
+pub const FORMAT: u8 = 1;
+pub const FORMAT_KEY: &[u8] = b"format";
+/// Version of every value.
+const VERSION: u8 = 1;
+
+/// A value under its version.
+pub fn versioned(value: &[u8]) -> Vec<u8> {
+    [&[VERSION], value].concat()
+}
+
+/// The value without its version.
+///
+/// # Errors
+/// [`StoreError::Damaged`] for another version.
+pub fn unversioned<'v>(family: Family, key: &[u8], value: &'v [u8]) -> Result<&'v [u8], StoreError> {
+    match value {
+        [VERSION, rest @ ..] => Ok(rest),
+        _ => Err(StoreError::damaged(family, key, format!("unknown value version {:?}", value.first()))),
+    }
+}
+
+/// A versioned JSON value.
+pub fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = vec![VERSION];
+    serde_json::to_writer(&mut bytes, value).map_err(|e| StoreError::Io { action: "encode", cause: e.to_string() })?;
+    Ok(bytes)
+}
+
+/// Reads [`json`].
+pub fn from_json<T: DeserializeOwned>(family: Family, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+    let value = unversioned(family, key, value)?;
+    // The message could quote the value; the place is enough.
+    serde_json::from_slice(value).map_err(|e| StoreError::damaged(family, key, format!("not readable at column {}", e.column())))
+}
+
+/// Key of a play: its fields in order, big endian.
+pub fn play_key(play: &Play) -> Vec<u8> {
+    let mut key = Vec::with_capacity(33);
+    key.extend(play.user.to_be_bytes());
+    key.extend(play.item.to_be_bytes());
+    match play.ident {
+        None => key.push(0),
+        Some(ident) => {
+            key.push(1);
+            key.extend(ident.to_be_bytes());
+        }
+    }
+    // Times are never negative.
+    key.extend(play.time.to_be_bytes());
+    key.extend(play.value.to_be_bytes());
+    key
+}
+
+/// Reads [`play_key`].
+pub fn play(key: &[u8]) -> Option<Play> {
+    let mut rest = key;
+    let user = u32::from_be_bytes(take(&mut rest)?);
+    let item = u32::from_be_bytes(take(&mut rest)?);
+    let ident = match take::<1>(&mut rest)? {
+        [0] => None,
+        [1] => Some(u64::from_be_bytes(take(&mut rest)?)),
+        _ => return None,
+    };
+    let time = i64::from_be_bytes(take(&mut rest)?);
+    let value = u64::from_be_bytes(take(&mut rest)?);
+    rest.is_empty().then_some(Play { user, item, ident, time, value })
+}
+
+/// Key of an identity: side and surrogate.
+pub fn identity_key(side: Side, number: u32) -> [u8; 5] {
+    let [a, b, c, d] = number.to_be_bytes();
+    [side as u8, a, b, c, d]
+}
+
+/// Reads [`identity_key`].
+pub fn identity(key: &[u8]) -> Option<(Side, u32)> {
+    let [side, number @ ..] = key else { return None };
+    let side = *Side::BOTH.get(*side as usize)?;
+    Some((side, u32::from_be_bytes(number.try_into().ok()?)))
+}
+
+/// The family of a side's factors.
+pub fn factor_family(side: Side) -> Family {
+    match side {
+        Side::User => Family::UserFactors,
+        Side::Item => Family::ItemFactors,
+    }
+}
+
+/// A factor row as f64, little endian.
+pub fn factors(row: &[f64]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(1 + row.len() * 8);
+    value.push(VERSION);
+    row.iter().for_each(|x| value.extend(x.to_le_bytes()));
+    value
+}
+
+/// Reads [`factors`].
+pub fn read_factors(family: Family, key: &[u8], value: &[u8]) -> Result<Vec<f64>, StoreError> {
+    let value = unversioned(family, key, value)?;
+    let (numbers, rest) = value.as_chunks::<8>();
+    if !rest.is_empty() || numbers.is_empty() {
+        return Err(StoreError::damaged(family, key, format!("a factor row of {} bytes", value.len())));
+    }
+    Ok(numbers.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
+}
+
+/// An outbox row: version, kind, content.
+pub fn outgoing(message: &Outgoing) -> Result<Vec<u8>, StoreError> {
+    let mut value = vec![VERSION];
+    match message {
+        Outgoing::Receipt(receipt) => {
+            value.push(b'R');
+            value.extend(&json(receipt)?[1..]);
+        }
+        Outgoing::DeadLetter(letter) => {
+            value.push(b'D');
+            put_bytes(&mut value, letter.topic.as_bytes());
+            value.extend(letter.partition.to_le_bytes());
+            value.extend(letter.offset.to_le_bytes());
+            value.push(u8::from(letter.key.is_some()));
+            put_bytes(&mut value, letter.key.as_deref().unwrap_or_default());
+            put_bytes(&mut value, &letter.value);
+            value.extend(letter.length.to_le_bytes());
+            put_bytes(&mut value, letter.error.as_bytes());
+            put_bytes(&mut value, letter.detail.as_bytes());
+        }
+        Outgoing::Rows { generation, rows } => {
+            value.push(b'F');
+            value.extend(generation.to_le_bytes());
+            for &(side, row, change) in rows {
+                value.push(side as u8 | (change as u8) << 1);
+                value.extend(row.to_le_bytes());
+            }
+        }
+        Outgoing::Manifest { generation } => {
+            value.push(b'M');
+            value.extend(generation.to_le_bytes());
+        }
+    }
+    Ok(value)
+}
+
+/// Reads [`outgoing`].
+pub fn read_outgoing(key: &[u8], value: &[u8]) -> Result<Outgoing, StoreError> {
+    let family = Family::Outbox;
+    let damaged = || StoreError::damaged(family, key, "not an outbox row");
+    let Some((kind, mut rest)) = unversioned(family, key, value)?.split_first() else { return Err(damaged()) };
+    match kind {
+        b'R' => Ok(Outgoing::Receipt(from_json(family, key, &versioned(rest))?)),
+        b'D' => read_dead_letter(&mut rest).map(Outgoing::DeadLetter).ok_or_else(damaged),
+        b'F' => read_rows(&mut rest).ok_or_else(damaged),
+        b'M' => Ok(Outgoing::Manifest { generation: u64::from_le_bytes(take(&mut rest).ok_or_else(damaged)?) }),
+        _ => Err(damaged()),
+    }
+}
+
+fn read_dead_letter(rest: &mut &[u8]) -> Option<DeadLetter> {
+    let text = |bytes: Cow<'_, [u8]>| String::from_utf8(bytes.into_owned()).ok();
+    let topic = text(take_bytes(rest)?)?;
+    let partition = i32::from_le_bytes(take(rest)?);
+    let offset = i64::from_le_bytes(take(rest)?);
+    let has_key = take::<1>(rest)? == [1];
+    let key = take_bytes(rest)?.into_owned();
+    Some(DeadLetter {
+        topic,
+        partition,
+        offset,
+        key: has_key.then_some(key),
+        value: take_bytes(rest)?.into_owned(),
+        length: u64::from_le_bytes(take(rest)?),
+        error: text(take_bytes(rest)?)?,
+        detail: text(take_bytes(rest)?)?,
+    })
+}
+
+fn read_rows(rest: &mut &[u8]) -> Option<Outgoing> {
+    let generation = u64::from_le_bytes(take(rest)?);
+    let mut rows = Vec::with_capacity(rest.len() / 5);
+    while !rest.is_empty() {
+        let [flags] = take::<1>(rest)?;
+        let side = Side::BOTH[(flags & 1) as usize];
+        let change = *[RowChange::Put, RowChange::Tombstone, RowChange::Drop].get((flags >> 1) as usize)?;
+        rows.push((side, u32::from_le_bytes(take(rest)?), change));
+    }
+    Some(Outgoing::Rows { generation, rows })
+}
+
+fn put_bytes(value: &mut Vec<u8>, bytes: &[u8]) {
+    // Outbox parts are a few MiB at most.
+    value.extend((bytes.len() as u32).to_le_bytes());
+    value.extend(bytes);
+}
+
+fn take_bytes<'v>(rest: &mut &'v [u8]) -> Option<Cow<'v, [u8]>> {
+    let length = u32::from_le_bytes(take(rest)?) as usize;
+    let (bytes, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(Cow::Borrowed(bytes))
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_play() -> impl Strategy<Value = Play> {
+        (any::<u32>(), any::<u32>(), any::<Option<u64>>(), 0i64..i64::MAX, any::<u64>())
+            .prop_map(|(user, item, ident, time, value)| Play { user, item, ident, time, value })
+    }
+
+    proptest! {
+        #[test]
+        fn keys_keep_plays_and_their_order(a in any_play(), b in any_play()) {
+            prop_assert_eq!(play(&play_key(&a)), Some(a));
+            prop_assert_eq!(play_key(&a).cmp(&play_key(&b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn dead_letters_come_back(
+            key: Option<Vec<u8>>, value: Vec<u8>, topic: String, detail: String, partition: i32, offset: i64, length: u64
+        ) {
+            let letter = DeadLetter { topic, partition, offset, key, value, length, error: "invalid_json".into(), detail };
+            let message = Outgoing::DeadLetter(letter);
+            prop_assert_eq!(read_outgoing(b"", &outgoing(&message).unwrap()).unwrap(), message);
+        }
+
+        #[test]
+        fn damaged_rows_are_refused_not_guessed(bytes: Vec<u8>) {
+            let _ = play(&bytes);
+            let _ = read_outgoing(b"", &bytes);
+            let _ = read_factors(Family::UserFactors, b"", &bytes);
+        }
+    }
+
+    #[test]
+    fn generation_rows_come_back() {
+        let rows = vec![(Side::User, 7, RowChange::Put), (Side::Item, u32::MAX - 1, RowChange::Tombstone), (Side::User, 0, RowChange::Drop)];
+        for message in [Outgoing::Rows { generation: 3, rows }, Outgoing::Manifest { generation: u64::MAX }] {
+            assert_eq!(read_outgoing(b"", &outgoing(&message).unwrap()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        assert!(unversioned(Family::Meta, b"k", &[2, 1]).is_err());
+        assert!(unversioned(Family::Meta, b"k", &[]).is_err());
+        assert_eq!(unversioned(Family::Meta, b"k", &versioned(b"x")).unwrap(), b"x");
+        assert_eq!(identity(&identity_key(Side::Item, 9)), Some((Side::Item, 9)));
+    }
+}

@@ -1,0 +1,377 @@
+//! The rows of the service in a [`Store`]: what each step commits, what a start restores.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Batch, Family, Store, StoreError, after, rows};
+use crate::model::dictionary::Dictionary;
+use crate::model::digest::LtHash;
+use crate::model::factors::{Factors, Side};
+use crate::model::fence::{Fences, HashKey, Rule};
+use crate::model::generation::{Current, NewGeneration, Published};
+use crate::model::play::Play;
+use crate::model::processor::{History, Outgoing, Positions, Range, Restored, RowChange, Step};
+use crate::model::receipt::{Manifest, Request, RequestKey, Status};
+use crate::model::Objective;
+
+/// Small rows handed out together; a generation is handed out whole.
+const GROUP_ROWS: usize = 1000;
+const GROUP_BYTES: usize = 8 << 20;
+
+const GENERATION: &[u8] = b"generation";
+const DIGEST: &[u8] = b"digest";
+const KEY_CHECK: &[u8] = b"key";
+const OBJECTIVE: &[u8] = b"objective";
+const OFFSET: u8 = b'o';
+const NEXT: [&[u8]; 2] = [b"next/user", b"next/item"];
+
+/// Typed access to a store. One writer; readers may share the store.
+pub struct Tables {
+    store: Arc<dyn Store>,
+    /// Sequence number of the next outbox row.
+    sequence: u64,
+}
+
+impl Tables {
+    /// Takes a store whose objective and hash key are those given, or that has none yet.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherModel`] when the state was made under another objective or key.
+    pub fn new(store: Arc<dyn Store>, objective: Objective, key: &HashKey) -> Result<Tables, StoreError> {
+        let mut sequence = 0;
+        store.scan(Family::Outbox, b"", None, &mut |key, _| {
+            sequence = key.try_into().map_or(sequence, u64::from_be_bytes) + 1;
+            ControlFlow::Continue(())
+        })?;
+        let mut batch = Batch::default();
+        let objective = format!("{objective:?}").to_lowercase();
+        let check: String = key.check().iter().map(|byte| format!("{byte:02x}")).collect();
+        for (name, what, value) in [(OBJECTIVE, "model.objective", objective), (KEY_CHECK, "the hash key", check)] {
+            match store.get(Family::Meta, name)? {
+                None => batch.put(Family::Meta, name, &rows::versioned(value.as_bytes())),
+                Some(found) => {
+                    let found = String::from_utf8_lossy(rows::unversioned(Family::Meta, name, &found)?).into_owned();
+                    if found != value {
+                        return Err(StoreError::OtherModel { what, found, configured: value });
+                    }
+                }
+            }
+        }
+        if !batch.is_empty() {
+            store.write(&batch)?;
+        }
+        Ok(Tables { store, sequence })
+    }
+
+    /// For reading only: nothing is checked but what is read, nothing is written.
+    pub fn reading(store: Arc<dyn Store>) -> Tables {
+        Tables { store, sequence: 0 }
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Reads back all that the processor keeps in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] names the first row that cannot be read.
+    pub fn restore(&self, key: HashKey) -> Result<Restored, StoreError> {
+        Ok(Restored {
+            dictionary: self.dictionary()?,
+            fences: self.fences(key)?,
+            positions: self.positions()?,
+            current: self.current()?,
+            waiting: self.waiting()?,
+        })
+    }
+
+    /// Commits what a batch of events changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of the step may be taken as done.
+    pub fn commit(&mut self, step: &Step, dictionary: &Dictionary) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for (play, event_id) in &step.plays {
+            batch.put(Family::Interactions, &rows::play_key(play), &rows::versioned(event_id.as_bytes()));
+        }
+        for play in &step.erased {
+            batch.delete(Family::Interactions, &rows::play_key(play));
+        }
+        for &(side, number) in &step.identities {
+            let Some(name) = dictionary.name(side, number) else { continue };
+            batch.put(Family::Identities, &rows::identity_key(side, number), &rows::versioned(name.as_bytes()));
+        }
+        if !step.identities.is_empty() {
+            for side in Side::BOTH {
+                batch.put(Family::Meta, NEXT[side as usize], &rows::versioned(&dictionary.next(side).to_le_bytes()));
+            }
+        }
+        for rule in &step.rules {
+            let value = rows::json(rule)?;
+            let key = [&rule.subject[..], &blake3::hash(&value).as_bytes()[..16]].concat();
+            batch.put(Family::Fences, &key, &value);
+        }
+        put_positions(&mut batch, &step.positions);
+        put_requests(&mut batch, &step.requests)?;
+        self.put_outbox(&mut batch, &step.outbox)?;
+        self.store.write(&batch)
+    }
+
+    /// Commits a new generation: its rows, its receipts, and all that must be published.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the generation may not be taken as done.
+    pub fn commit_generation(&mut self, new: &NewGeneration, current: &Current) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        // Rows that readers see unchanged may still differ in bits that f32 does not show: all are written.
+        for side in Side::BOTH {
+            let (table, family) = (current.factors.side(side), rows::factor_family(side));
+            for row in table.rows() {
+                batch.put(family, &(row as u32).to_be_bytes(), &rows::factors(table.raw(row)));
+            }
+        }
+        for &(side, row, change) in &new.rows {
+            if change == RowChange::Tombstone {
+                batch.delete(rows::factor_family(side), &row.to_be_bytes());
+            }
+        }
+        put_current(&mut batch, current)?;
+        put_requests(&mut batch, &new.requests)?;
+        self.put_outbox(&mut batch, &new.outbox)?;
+        self.store.write(&batch)
+    }
+
+    /// Commits that the outbox is delivered through `last`, with what a published generation changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the rows go out again.
+    pub fn commit_delivered(&mut self, sequences: &[u64], published: Option<(&Published, &Current)>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for sequence in sequences {
+            batch.delete(Family::Outbox, &sequence.to_be_bytes());
+        }
+        if let Some((published, current)) = published {
+            for &(side, number) in &published.forgotten {
+                batch.delete(Family::Identities, &rows::identity_key(side, number));
+            }
+            put_current(&mut batch, current)?;
+            put_requests(&mut batch, &published.requests)?;
+            self.put_outbox(&mut batch, &published.outbox)?;
+        }
+        self.store.write(&batch)
+    }
+
+    /// The next outbox rows to publish together, with their sequence numbers: a whole generation, or some small rows.
+    ///
+    /// # Errors
+    /// [`StoreError`] when a row cannot be read.
+    pub fn next_group(&self) -> Result<Vec<(u64, Outgoing)>, StoreError> {
+        let (mut group, mut bytes, mut whole, mut failed) = (Vec::new(), 0, false, None);
+        self.store.scan(Family::Outbox, b"", None, &mut |key, value| {
+            let message = match rows::read_outgoing(key, value) {
+                Ok(message) => message,
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            };
+            whole |= matches!(message, Outgoing::Rows { .. });
+            if !whole && (group.len() >= GROUP_ROWS || bytes >= GROUP_BYTES) {
+                return ControlFlow::Break(());
+            }
+            let last = matches!(message, Outgoing::Manifest { .. });
+            bytes += value.len();
+            group.push((key.try_into().map_or(0, u64::from_be_bytes), message));
+            if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failed.map_or(Ok(group), Err)
+    }
+
+    /// Number of rows that wait to be published, and whether a generation is among them.
+    pub fn outbox_len(&self) -> Result<(u64, bool), StoreError> {
+        let (mut n, mut generation) = (0, false);
+        each(&*self.store, Family::Outbox, |key, value| {
+            n += 1;
+            generation |= matches!(rows::read_outgoing(key, value)?, Outgoing::Manifest { .. });
+            Ok(())
+        })?;
+        Ok((n, generation))
+    }
+
+    fn put_outbox(&mut self, batch: &mut Batch, messages: &[Outgoing]) -> Result<(), StoreError> {
+        for message in messages {
+            batch.put(Family::Outbox, &self.sequence.to_be_bytes(), &rows::outgoing(message)?);
+            self.sequence += 1;
+        }
+        Ok(())
+    }
+
+    fn dictionary(&self) -> Result<Dictionary, StoreError> {
+        let mut dictionary = Dictionary::default();
+        each(&*self.store, Family::Identities, |key, value| {
+            let name = std::str::from_utf8(rows::unversioned(Family::Identities, key, value)?).ok();
+            let (Some((side, number)), Some(name)) = (rows::identity(key), name) else {
+                return Err(StoreError::damaged(Family::Identities, key, "not an identity"));
+            };
+            dictionary.restore(side, number, name);
+            Ok(())
+        })?;
+        for side in Side::BOTH {
+            let key = NEXT[side as usize];
+            if let Some(value) = self.store.get(Family::Meta, key)? {
+                let next = rows::unversioned(Family::Meta, key, &value)?.try_into().map(u32::from_le_bytes);
+                dictionary.used_up_to(side, next.map_err(|_| StoreError::damaged(Family::Meta, key, "not a number"))?);
+            }
+        }
+        Ok(dictionary)
+    }
+
+    fn fences(&self, key: HashKey) -> Result<Fences, StoreError> {
+        let mut fences = Fences::new(key);
+        each(&*self.store, Family::Fences, |key, value| {
+            fences.insert(&rows::from_json::<Rule>(Family::Fences, key, value)?);
+            Ok(())
+        })?;
+        Ok(fences)
+    }
+
+    /// Stored offsets.
+    pub fn positions(&self) -> Result<Positions, StoreError> {
+        let mut positions = Positions::new();
+        let mut failed = None;
+        self.store.scan(Family::Meta, &[OFFSET, b'/'], after(&[OFFSET, b'/']).as_deref(), &mut |key, value| {
+            match read_position(key, value) {
+                Ok((at, next)) => {
+                    positions.insert(at, next);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failed.map_or(Ok(positions), Err)
+    }
+
+    /// The generation that stands.
+    pub fn current(&self) -> Result<Option<Current>, StoreError> {
+        let Some(value) = self.store.get(Family::Meta, GENERATION)? else { return Ok(None) };
+        let manifest: Manifest = rows::from_json(Family::Meta, GENERATION, &value)?;
+        let digest = self.store.get(Family::Meta, DIGEST)?.unwrap_or_default();
+        let digest = LtHash::from_bytes(rows::unversioned(Family::Meta, DIGEST, &digest)?)
+            .ok_or_else(|| StoreError::damaged(Family::Meta, DIGEST, "not a digest"))?;
+        let rank = manifest.model.params.rank;
+        let mut factors = Factors::new(rank);
+        for side in Side::BOTH {
+            let (family, table) = (rows::factor_family(side), factors.side_mut(side));
+            each(&*self.store, family, |key, value| {
+                let row = rows::read_factors(family, key, value)?;
+                match key.try_into().map(u32::from_be_bytes) {
+                    Ok(number) if row.len() == rank => table.set(number as usize, &row),
+                    _ => return Err(StoreError::damaged(family, key, format!("not a row of rank {rank}"))),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Some(Current { manifest, factors: Arc::new(factors), digest }))
+    }
+
+    fn waiting(&self) -> Result<HashMap<RequestKey, Request>, StoreError> {
+        let mut waiting = HashMap::new();
+        each(&*self.store, Family::Ledger, |key, value| {
+            let request: Request = rows::from_json(Family::Ledger, key, value)?;
+            if request.receipt.status < Status::Published {
+                let key = key.try_into().map_err(|_| StoreError::damaged(Family::Ledger, key, "not a request key"))?;
+                waiting.insert(key, request);
+            }
+            Ok(())
+        })?;
+        Ok(waiting)
+    }
+}
+
+impl History for Tables {
+    type Error = StoreError;
+
+    fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), StoreError> {
+        let prefix = match range {
+            Range::All => Vec::new(),
+            Range::User(user) => user.to_be_bytes().to_vec(),
+            Range::Pair(user, item) => [user.to_be_bytes(), item.to_be_bytes()].concat(),
+        };
+        within(&*self.store, Family::Interactions, &prefix, |key, value| {
+            let event_id = std::str::from_utf8(rows::unversioned(Family::Interactions, key, value)?);
+            let (Some(play), Ok(event_id)) = (rows::play(key), event_id) else {
+                return Err(StoreError::damaged(Family::Interactions, key, "not a play"));
+            };
+            visit(play, event_id);
+            Ok(())
+        })
+    }
+
+    fn request(&self, key: &RequestKey) -> Result<Option<Request>, StoreError> {
+        request(&*self.store, key)
+    }
+}
+
+/// A request of the ledger.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read.
+pub fn request(store: &dyn Store, key: &RequestKey) -> Result<Option<Request>, StoreError> {
+    store.get(Family::Ledger, key)?.map(|value| rows::from_json(Family::Ledger, key, &value)).transpose()
+}
+
+fn each(store: &dyn Store, family: Family, visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    within(store, family, b"", visit)
+}
+
+/// Visits all rows under a prefix; the first error ends it.
+fn within(
+    store: &dyn Store,
+    family: Family,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut failed = None;
+    store.scan(family, prefix, after(prefix).as_deref(), &mut |key, value| match visit(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn put_current(batch: &mut Batch, current: &Current) -> Result<(), StoreError> {
+    batch.put(Family::Meta, GENERATION, &rows::json(&current.manifest)?);
+    batch.put(Family::Meta, DIGEST, &rows::versioned(&current.digest.to_bytes()));
+    Ok(())
+}
+
+fn put_requests(batch: &mut Batch, requests: &[(RequestKey, Request)]) -> Result<(), StoreError> {
+    for (key, request) in requests {
+        batch.put(Family::Ledger, key, &rows::json(request)?);
+    }
+    Ok(())
+}
+
+/// Key `o/<partition, 4 bytes>/<topic>`, value the next offset.
+fn put_positions(batch: &mut Batch, positions: &Positions) {
+    for ((topic, partition), next) in positions {
+        let key = [&[OFFSET, b'/'], &partition.to_be_bytes()[..], topic.as_bytes()].concat();
+        batch.put(Family::Meta, &key, &rows::versioned(&next.to_le_bytes()));
+    }
+}
+
+fn read_position(key: &[u8], value: &[u8]) -> Result<((String, i32), i64), StoreError> {
+    let damaged = || StoreError::damaged(Family::Meta, key, "not an offset");
+    let next = rows::unversioned(Family::Meta, key, value)?.try_into().map(i64::from_le_bytes).map_err(|_| damaged())?;
+    let (partition, topic) = key.get(2..).and_then(|key| key.split_first_chunk::<4>()).ok_or_else(damaged)?;
+    let topic = std::str::from_utf8(topic).map_err(|_| damaged())?;
+    Ok(((topic.to_owned(), i32::from_be_bytes(*partition)), next))
+}
