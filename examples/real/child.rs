@@ -45,7 +45,9 @@ impl Installation {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments);
-        self.settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
         command
     }
 

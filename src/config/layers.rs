@@ -180,14 +180,12 @@ impl Known {
     }
 
     fn unknown(&self, key: &str, origin: Origin) -> ConfigError {
-        let hint = if self.has_table(key) || key == PROPERTIES {
-            format!("{key} is a table: name a setting in it")
-        } else {
-            match (self.nearest(key), &origin) {
-                (Some(near), Origin::Variable(_)) => format!("did you mean {}?", variable_of_key(near)),
-                (Some(near), _) => format!("did you mean {near}?"),
-                (None, _) => "`nepenthe config` prints all of them".to_owned(),
-            }
+        let hint = match (self.nearest(key), &origin) {
+            _ if key == PROPERTIES || self.has_table(key) => format!("{key} is a table: name a setting in it"),
+            _ if self.0.iter().any(|known| known == key) => format!("{key} is a value and no table"),
+            (Some(near), Origin::Variable(_)) => format!("did you mean {}?", variable_of_key(near)),
+            (Some(near), _) => format!("did you mean {near}?"),
+            (None, _) => "`nepenthe config` prints all of them".to_owned(),
         };
         ConfigError::Unknown { key: key.to_owned(), origin, hint }
     }
@@ -196,7 +194,9 @@ impl Known {
     fn nearest(&self, key: &str) -> Option<&str> {
         let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
         let likeness = |known: &str| if last(known) == last(key) { 1.0 } else { strsim::jaro_winkler(known, key) };
-        let best = self.0.iter().map(|known| (likeness(known), known.as_str()));
+        // Without a dot it may be a table that was meant.
+        let tables = self.0.iter().filter_map(|known| known.split_once('.')).map(|(table, _)| table).filter(|_| !key.contains('.'));
+        let best = self.0.iter().map(String::as_str).chain(tables).map(|known| (likeness(known), known));
         let (likeness, known) = best.max_by(|a, b| a.0.total_cmp(&b.0))?;
         (likeness >= 0.9).then_some(known)
     }

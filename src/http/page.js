@@ -55,8 +55,8 @@ function showModel({ generation, created, certificate, counts }) {
 }
 
 function showWork({ phase, sweep, residual }) {
-  const solving = phase === "solving" && known(residual) ? `sweep ${whole(sweep)}, residual ${tiny(residual)}` : "";
-  put("work", phase === "publishing" ? "publishing the next one" : phase === "solving" ? `learning the next one ${solving}` : "");
+  const solving = phase === "solving" && known(residual) ? `: sweep ${whole(sweep)}, residual ${tiny(residual)}` : "";
+  put("work", phase === "publishing" ? "publishing the next one" : phase === "solving" ? `learning the next one${solving}` : "");
 }
 
 function showForgets(forgets) {

@@ -1,1 +1,192 @@
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 
+use serde_json::json;
+
+use super::*;
+
+struct Fake {
+    ready: Result<(), String>,
+}
+
+impl Views for Fake {
+    fn metrics(&self) -> String {
+        "nepenthe_generation 7\n".into()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.ready.clone()
+    }
+
+    fn status(&self) -> Value {
+        json!({ "generation": 7 })
+    }
+
+    fn latest_generation(&self) -> Option<Value> {
+        self.ready.is_ok().then(|| json!({ "generation": 7 }))
+    }
+
+    fn receipt(&self, request_id: &str) -> Result<Option<Value>, String> {
+        match request_id {
+            "broken" => Err("the store cannot be read".into()),
+            "hanging" => panic!("a view that panics must not take the server along"),
+            "r1" | "forgets/0/12" | "ä ö" => Ok(Some(json!({ "request_id": request_id }))),
+            _ => Ok(None),
+        }
+    }
+
+    fn recommendations(&self, user: &str, n: usize) -> Result<Option<Vec<(String, f64)>>, String> {
+        Ok((user == "u/7").then(|| (0..n).map(|i| (format!("i{i}"), 0.5)).collect()))
+    }
+}
+
+fn start(ready: Result<(), String>) -> Server {
+    Server::start((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(Fake { ready })).unwrap()
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The header's value; names are case-insensitive, and hyper writes them in lower case.
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn is_problem(&self, status: u16, detail: &str) {
+        assert_eq!((self.status, self.header("content-type")), (status, Some("application/problem+json")), "{}", self.body);
+        let problem = self.json();
+        assert_eq!((&problem["status"], &problem["type"]), (&json!(status), &json!("about:blank")));
+        assert!(problem["title"].is_string() && problem["detail"].as_str().unwrap().contains(detail), "{problem}");
+    }
+}
+
+fn ask(server: &Server, method: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+fn get(server: &Server, path: &str) -> Answer {
+    ask(server, "GET", path)
+}
+
+#[test]
+fn views_answer_their_routes() {
+    let server = start(Ok(()));
+    let metrics = get(&server, "/metrics");
+    assert_eq!((metrics.status, metrics.body.as_str()), (200, "nepenthe_generation 7\n"));
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(get(&server, "/livez").json(), json!({ "live": true }));
+    assert_eq!(get(&server, "/readyz").json(), json!({ "ready": true }));
+    assert_eq!(get(&server, "/v1/status").json(), json!({ "generation": 7 }));
+    assert_eq!(get(&server, "/v1/generations/latest").json(), json!({ "generation": 7 }));
+    server.stop();
+}
+
+#[test]
+fn a_receipt_is_found_by_any_id() {
+    let server = start(Ok(()));
+    for (path, id) in [("r1", "r1"), ("forgets/0/12", "forgets/0/12"), ("forgets%2F0%2F12", "forgets/0/12"), ("%C3%A4%20%C3%B6", "ä ö")] {
+        assert_eq!(get(&server, &format!("/v1/receipts/{path}")).json(), json!({ "request_id": id }));
+    }
+    get(&server, "/v1/receipts/r2").is_problem(404, "no request of this id");
+    get(&server, "/v1/receipts/").is_problem(404, "no such page");
+    get(&server, "/v1/receipts/%FF").is_problem(400, "percent-encoded UTF-8");
+    get(&server, "/v1/receipts/broken").is_problem(503, "the store cannot be read");
+    get(&server, "/v1/receipts/hanging").is_problem(500, "the log says why");
+    assert_eq!(get(&server, "/livez").status, 200);
+}
+
+#[test]
+fn recommendations_take_a_number() {
+    let server = start(Ok(()));
+    let usual = get(&server, "/v1/users/u%2F7/recommendations").json();
+    assert_eq!((&usual["user"], &usual["items"][9]), (&json!("u/7"), &json!({ "item": "i9", "score": 0.5 })));
+    assert_eq!(usual["items"].as_array().unwrap().len(), 10);
+    let most = get(&server, "/v1/users/u%2F7/recommendations?x=1&n=1000").json();
+    assert_eq!(most["items"].as_array().unwrap().len(), 1000);
+    for n in ["0", "1001", "-1", "ten", ""] {
+        get(&server, &format!("/v1/users/u%2F7/recommendations?n={n}")).is_problem(400, "from 1 to 1000");
+    }
+    get(&server, "/v1/users/u8/recommendations").is_problem(404, "no such user");
+}
+
+#[test]
+fn not_ready_says_why_and_stays_alive() {
+    let server = start(Err("no broker answers".into()));
+    get(&server, "/readyz").is_problem(503, "no broker answers");
+    get(&server, "/v1/generations/latest").is_problem(404, "no generation");
+    assert_eq!(get(&server, "/livez").status, 200);
+}
+
+#[test]
+fn what_is_not_there_or_not_read_only_is_a_problem() {
+    let server = start(Ok(()));
+    get(&server, "/favicon.ico").is_problem(404, "no such page");
+    for path in ["/", "/metrics", "/v1/status", "/v1/receipts/r1"] {
+        let refused = ask(&server, "POST", path);
+        refused.is_problem(405, "use GET");
+        assert_eq!(refused.header("allow"), Some("GET,HEAD"));
+    }
+    let head = ask(&server, "HEAD", "/readyz");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[test]
+fn every_answer_is_guarded_and_never_cached() {
+    let server = start(Ok(()));
+    for path in ["/", "/page.js", "/page.css", "/icon.svg", "/metrics", "/nowhere", "/v1/status"] {
+        let answer = get(&server, path);
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    }
+}
+
+#[test]
+fn the_page_asks_nobody_else_and_finds_its_parts() {
+    let server = start(Ok(()));
+    let page = get(&server, "/").body;
+    let script = get(&server, "/page.js").body;
+    for part in [&page, &script, &get(&server, "/page.css").body] {
+        assert!(!part.contains("https:") && !part.contains("http:") && !part.contains("//cdn"));
+    }
+    // The policy forbids what is written into the page itself.
+    assert!(!page.contains("style=") && !page.contains("<style") && !page.contains("onclick") && !page.contains("<script>"));
+    let ids = script.split("put(\"").skip(1).chain(script.split("at(\"").skip(1)).map(|rest| rest.split('"').next().unwrap());
+    for id in ids {
+        assert!(page.contains(&format!("id=\"{id}\"")), "the page has no {id}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named_with_the_remedy() {
+    let server = start(Ok(()));
+    let Err(error) = Server::start(server.local_addr(), Arc::new(Fake { ready: Ok(()) })) else { panic!("two servers on one address") };
+    let message = error.to_string();
+    assert!(message.contains(&server.local_addr().to_string()) && message.contains("http.listen"), "{message}");
+}
+
+#[test]
+fn stop_frees_the_address_though_a_client_says_nothing() {
+    let server = start(Ok(()));
+    let address = server.local_addr();
+    let _silent = TcpStream::connect(address).unwrap();
+    assert_eq!(get(&server, "/livez").status, 200);
+    server.stop();
+    drop(Server::start(address, Arc::new(Fake { ready: Ok(()) })).unwrap());
+}

@@ -44,12 +44,12 @@ pub enum Outcome {
 pub enum AdminError {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot list the topics: {}", explain(brokers, error))]
-    List { brokers: String, error: KafkaError },
-    #[error("cannot create topic {topic}: {}", explain(brokers, error))]
-    Create { topic: String, brokers: String, error: KafkaError },
-    #[error("cannot read the settings of topic {topic}: {}", explain(brokers, error))]
-    Describe { topic: String, brokers: String, error: KafkaError },
+    #[error("cannot list the topics: {0}")]
+    List(String),
+    #[error("cannot create topic {topic}: {reason}")]
+    Create { topic: String, reason: String },
+    #[error("cannot read the settings of topic {topic}: {reason}")]
+    Describe { topic: String, reason: String },
 }
 
 type Admin = AdminClient<Plain>;
@@ -64,7 +64,7 @@ pub fn ensure_topics(settings: &ClientSettings, plan: &[TopicPlan], check_only: 
         admin_config(settings)?.create_with_context(Plain).map_err(|error| creation_error("admin client", settings, error))?;
     // All topics at once: asking for one by name may create it.
     let listed = admin.inner().fetch_metadata(None, ANSWER);
-    let listed = listed.map_err(|error| AdminError::List { brokers: settings.brokers.clone(), error })?;
+    let listed = listed.map_err(|error| AdminError::List(explain(&settings.brokers, &error)))?;
     let present: Vec<&str> = listed.topics().iter().map(|topic| topic.name()).collect();
     plan.iter()
         .map(|topic| {
@@ -89,7 +89,7 @@ fn create(admin: &Admin, settings: &ClientSettings, topic: &TopicPlan) -> Result
     for setting in topic.settings {
         wanted = wanted.set(setting.key, setting.value);
     }
-    let failed = |error| AdminError::Create { topic: topic.name.clone(), brokers: settings.brokers.clone(), error };
+    let failed = |error| AdminError::Create { topic: topic.name.clone(), reason: explain(&settings.brokers, &error) };
     let results = block_on(admin.create_topics([&wanted], &options())).map_err(failed)?;
     match results.into_iter().find_map(Result::err) {
         None => Ok(Outcome::Created),
@@ -103,7 +103,7 @@ fn check(admin: &Admin, settings: &ClientSettings, topic: &TopicPlan) -> Result<
     if topic.settings.is_empty() {
         return Ok(Outcome::Fine);
     }
-    let failed = |error| AdminError::Describe { topic: topic.name.clone(), brokers: settings.brokers.clone(), error };
+    let failed = |error| AdminError::Describe { topic: topic.name.clone(), reason: explain(&settings.brokers, &error) };
     let specifier = [ResourceSpecifier::Topic(&topic.name)];
     let described = block_on(admin.describe_configs(&specifier, &options())).map_err(failed)?;
     let resources = described.into_iter().collect::<Result<Vec<ConfigResource>, _>>();

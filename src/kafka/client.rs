@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -295,6 +295,12 @@ pub(super) fn explain(brokers: &str, error: &KafkaError) -> String {
         }
         _ => format!("{brokers}: {error}"),
     }
+}
+
+/// How long something takes is the one question here that needs a clock.
+#[expect(clippy::disallowed_methods, reason = "patience with brokers is measured; nothing that is stored depends on it")]
+pub(super) fn now() -> Instant {
+    Instant::now()
 }
 
 /// The longest that a helper waits for one answer of a broker.

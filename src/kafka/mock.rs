@@ -4,14 +4,14 @@
 //! records from readers. Keeps 5 MiB per partition.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::OutRecord;
 use super::admin::Outlet;
-use super::client::ClientSettings;
+use super::client::{ClientSettings, now};
 
 pub(super) struct Cluster {
     pub mock: MockCluster<'static, DefaultProducerContext>,
@@ -48,7 +48,7 @@ pub(super) fn text(topic: &str, key: &str, value: Option<&str>) -> OutRecord {
 
 /// Waits until `look` gives something; 30 s are more than any of these tests should need.
 pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
+    let started = now();
     loop {
         if let Some(found) = look() {
             return found;

@@ -108,7 +108,11 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         properties: config.kafka.properties.clone(),
     };
     let read = vec![config.topics.interactions.clone(), config.topics.forgets.clone()];
-    let source = KafkaSource::start(settings.clone(), read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
+    // A static member takes its place in the group again at once after a crash, where a new member would wait for the
+    // old one's session to run out; and of two processes with one identity the broker fences the older.
+    let mut member = settings.clone();
+    member.properties.entry("group.instance.id".to_owned()).or_insert_with(|| format!("nepenthe-{}", signer.key_id()));
+    let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
     let transactional_id = config.kafka.transactions.then(|| format!("{}-{}", config.kafka.group, signer.key_id()));
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
     let service = Service::new(state, tables, config.topics.clone(), config.generation.clone(), signer, metrics, board.clone(), now())?;

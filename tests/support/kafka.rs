@@ -25,12 +25,16 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What makes a JVM start fast at the cost of its top speed, which tests do not ask for.
+const JVM_OPTIONS: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+
 /// One broker on 127.0.0.1 with a directory of its own. Dropping it ends the broker and removes the directory.
 ///
 /// The broker belongs to a `scripts/kafka run` that ends it when our end of a pipe closes: a test process that is
 /// killed, or that ends while a static still holds a `Kafka`, leaves nothing running.
 pub struct Kafka {
-    dir: TempDir,
+    /// `None` where the keeper has made the directory and removes it: a static is never dropped.
+    dir: Option<TempDir>,
     brokers: String,
     pid: u32,
     keeper: Option<Child>,
@@ -42,7 +46,10 @@ impl Kafka {
     /// # Panics
     /// With the script's own words when the broker cannot be had: without the jars, `make kafka` is what helps.
     pub fn start() -> Kafka {
-        let dir = TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker");
+        Kafka::start_in(Some(TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker")))
+    }
+
+    fn start_in(dir: Option<TempDir>) -> Kafka {
         let mut kafka = Kafka { dir, brokers: String::new(), pid: 0, keeper: None };
         kafka.restart();
         kafka
@@ -51,7 +58,7 @@ impl Kafka {
     /// One broker for all tests of a binary; they keep apart by the names of their topics, see [`unique`].
     pub fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(Kafka::start)
+        SHARED.get_or_init(|| Kafka::start_in(None))
     }
 
     /// `127.0.0.1:PORT`; stays the same over [`Kafka::restart`].
@@ -74,7 +81,7 @@ impl Kafka {
 
     /// Ends the broker at once, as a crash does; its data stay.
     pub fn kill(&mut self) {
-        let status = script("kill", self.dir.path()).status().expect("scripts/kafka kill");
+        let status = script("kill", self.dir.as_ref()).status().expect("scripts/kafka kill");
         assert!(status.success(), "scripts/kafka kill: {status}");
         self.stop();
     }
@@ -82,7 +89,8 @@ impl Kafka {
     /// Stops the broker if it runs, and starts it on the same port with the same data.
     pub fn restart(&mut self) {
         self.stop();
-        let mut keeper = script("run", self.dir.path())
+        let mut keeper = script("run", self.dir.as_ref())
+            .env("KAFKA_OPTS", JVM_OPTIONS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -110,9 +118,9 @@ impl Drop for Kafka {
     }
 }
 
-fn script(command: &str, dir: &Path) -> Command {
+fn script(command: &str, dir: Option<&TempDir>) -> Command {
     let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
-    script.arg(command).arg(dir);
+    script.arg(command).args(dir.map(TempDir::path));
     script
 }
 

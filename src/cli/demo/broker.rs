@@ -57,11 +57,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Sends (key, value) records and waits until the broker has all of them.
+    /// Hands (key, value) records to the producer, which sends them soon.
     ///
     /// # Errors
-    /// [`DemoError::Broker`] when the broker does not take them in time.
-    pub fn send(&self, topic: &str, records: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<(), DemoError> {
+    /// [`DemoError::Broker`] when the producer refuses one.
+    pub fn begin(&self, topic: &str, records: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<(), DemoError> {
         for (key, value) in records {
             let mut record = BaseRecord::to(topic).key(&key).payload(&value);
             while let Err((error, back)) = self.producer.send(record) {
@@ -72,6 +72,24 @@ impl Broker {
                 record = back;
             }
         }
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Waits until the broker has everything.
+    ///
+    /// # Errors
+    /// [`DemoError::Broker`] when the broker does not take it in time.
+    pub fn finish(&self) -> Result<(), DemoError> {
         self.producer.flush(PATIENCE).map_err(DemoError::broker("deliver the events to the embedded broker"))
+    }
+
+    /// [`Broker::begin`] and [`Broker::finish`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn send(&self, topic: &str, records: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<(), DemoError> {
+        self.begin(topic, records)?;
+        self.finish()
     }
 }

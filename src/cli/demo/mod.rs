@@ -5,6 +5,7 @@
 
 mod broker;
 mod compare;
+mod patience;
 mod reader;
 mod rng;
 mod service;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use rdkafka::error::KafkaError;
 
 use self::broker::Broker;
+use self::patience::Patience;
 use self::reader::Reader;
 use self::service::{Service, settings};
 use self::stage::Stage;
@@ -53,6 +55,10 @@ pub enum DemoError {
     Late { what: String, seconds: u64 },
     #[error("cannot make the temporary directory {}: {source}; set TMPDIR to a directory that can be written to", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    #[error("interrupted; nothing is left behind")]
+    Interrupted,
     #[error(transparent)]
     Screen(#[from] CliError),
 }
@@ -79,6 +85,7 @@ pub fn run(args: DemoArgs) -> Result<(), CliError> {
 
 /// Whether every claim held.
 fn show(seed: u64) -> Result<bool, DemoError> {
+    let patience = Patience::new()?;
     // Dropped last, when both services have closed their stores.
     let directory = Directory::create()?;
     let world = World::generate(seed, PEOPLE);
@@ -87,7 +94,7 @@ fn show(seed: u64) -> Result<bool, DemoError> {
     let start = |name: &str, seed: u64, events: usize| {
         let config = settings(name, &address, directory.path(), seed, events)?;
         broker.create(&config.topics)?;
-        Service::start(config)
+        Service::start(config, patience.clone())
     };
     let town = start("town", seed, world.plays.len())?;
     // Another seed: it starts from other random factors and must arrive at the same place.
@@ -95,9 +102,9 @@ fn show(seed: u64) -> Result<bool, DemoError> {
         Ok(twin) => twin,
         Err(error) => return town.stop().and(Err(error)),
     };
-    let played = Reader::open(&address, &town.topics).and_then(|reader| {
-        let story = Story { stage: Stage::new(), seed, world: &world, broker: &broker, town: &town, twin: &twin, reader, sent: 0 };
-        story.play()
+    let played = Reader::open(&address, &town.topics, patience.clone()).and_then(|reader| {
+        let (town, twin, stage) = (&town, &twin, Stage::new());
+        Story { stage, patience, seed, world: &world, broker: &broker, town, twin, reader, sent: 0 }.play()
     });
     let (town, twin) = (town.stop(), twin.stop());
     let held = played?;
@@ -111,8 +118,10 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn create() -> Result<Directory, DemoError> {
-        let path = std::env::temp_dir().join(format!("nepenthe-demo-{}", std::process::id()));
-        fs::create_dir_all(&path).map_err(|source| DemoError::Directory { path: path.clone(), source })?;
+        // The time too: a killed process leaves its directory, and its number comes again.
+        let name = format!("nepenthe-demo-{}-{}", std::process::id(), patience::time_of_day().as_millisecond());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).map_err(|source| DemoError::Directory { path: path.clone(), source })?;
         Ok(Directory(path))
     }
 

@@ -8,7 +8,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use super::DemoError;
-use super::service::until;
+use super::patience::Patience;
 use crate::config::Topics;
 use crate::model::digest::LtHash;
 use crate::model::receipt::Manifest;
@@ -20,6 +20,7 @@ pub type Rows = BTreeMap<String, Vec<u8>>;
 pub struct Reader {
     factors: BaseConsumer,
     generations: BaseConsumer,
+    patience: Patience,
     rows: Rows,
     digest: LtHash,
     /// Next offset of each partition of the factors topic.
@@ -31,10 +32,11 @@ impl Reader {
     ///
     /// # Errors
     /// [`DemoError::Broker`] when the topics cannot be read.
-    pub fn open(brokers: &str, topics: &Topics) -> Result<Reader, DemoError> {
+    pub fn open(brokers: &str, topics: &Topics, patience: Patience) -> Result<Reader, DemoError> {
         Ok(Reader {
             factors: consumer(brokers, &topics.factors)?,
             generations: consumer(brokers, &topics.generations)?,
+            patience,
             rows: Rows::new(),
             digest: LtHash::default(),
             next: BTreeMap::new(),
@@ -48,7 +50,8 @@ impl Reader {
     /// [`DemoError::Late`] when the topics do not have it, [`DemoError::Reading`] for what is not a manifest or a row.
     pub fn follow(&mut self, generation: u64) -> Result<Manifest, DemoError> {
         let what = format!("generation {generation} on the generations topic");
-        let manifest = until(&what, || {
+        let patience = self.patience.clone();
+        let manifest = patience.until(&what, || {
             while let Some(message) = next(&self.generations)? {
                 let read: Manifest = serde_json::from_slice(message.payload().unwrap_or_default())
                     .map_err(|error| DemoError::Reading { what: "a manifest", why: error.to_string() })?;
@@ -58,7 +61,7 @@ impl Reader {
             }
             Ok(None)
         })?;
-        until("the rows that its manifest speaks of", || {
+        patience.until("the rows that its manifest speaks of", || {
             while !self.holds(&manifest) {
                 let Some(message) = next(&self.factors)? else { return Ok(None) };
                 let key = String::from_utf8(message.key().unwrap_or_default().to_vec())

@@ -1,12 +1,10 @@
-//! nepenthe itself, started in this process, and the patience to wait for it.
+//! nepenthe itself, started in this process, and what the show asks it.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
 
 use super::DemoError;
+use super::patience::Patience;
 use crate::config::{Config, Sources, Topics};
 use crate::http::Views;
 use crate::model::receipt::{Manifest, Receipt};
@@ -14,15 +12,12 @@ use crate::run::{self, Running};
 
 /// Residual below which the show's models count as converged.
 pub const TOLERANCE: f64 = 1e-7;
-/// Longer than any wait of the show on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks: short against everything that is timed.
-const GLANCE: Duration = Duration::from_millis(5);
 
 /// One running service and the topics it works on.
 pub struct Service {
     running: Running,
     views: Arc<dyn Views>,
+    patience: Patience,
     pub topics: Topics,
 }
 
@@ -63,7 +58,7 @@ pub fn settings(name: &str, broker: &str, state: &Path, seed: u64, events: usize
         ("model.tolerance", format!("{TOLERANCE:e}")),
         ("model.max_sweeps", "2000".to_owned()),
         ("model.seed", seed.to_string()),
-        ("generation.max_delay", "1s".to_owned()),
+        ("generation.max_delay", "2s".to_owned()),
         ("generation.max_events", events.to_string()),
         ("generation.forget_delay", "0ms".to_owned()),
     ];
@@ -79,10 +74,10 @@ impl Service {
     ///
     /// # Errors
     /// [`DemoError::Service`] when it does not come up.
-    pub fn start(config: Config) -> Result<Service, DemoError> {
+    pub fn start(config: Config, patience: Patience) -> Result<Service, DemoError> {
         let topics = config.topics.clone();
         let running = run::start(config).map_err(|error| DemoError::Service { what: "start", why: error.to_string() })?;
-        Ok(Service { views: running.views(), running, topics })
+        Ok(Service { views: running.views(), running, patience, topics })
     }
 
     /// Ends its threads and closes its store.
@@ -130,12 +125,11 @@ impl Service {
         read.map_err(|error| DemoError::Reading { what: "the newest manifest", why: error.to_string() })
     }
 
-    /// The receipt of a request, as the page shows it and as the type says.
-    pub fn receipt(&self, request: &str) -> Result<Option<(serde_json::Value, Receipt)>, DemoError> {
+    /// The newest receipt of a request.
+    pub fn receipt(&self, request: &str) -> Result<Option<Receipt>, DemoError> {
         let unreadable = |why| DemoError::Reading { what: "a receipt", why };
-        let Some(shown) = self.views.receipt(request).map_err(unreadable)? else { return Ok(None) };
-        let receipt = serde_json::from_value(shown.clone()).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Some((shown, receipt)))
+        let shown = self.views.receipt(request).map_err(unreadable)?;
+        shown.map(serde_json::from_value).transpose().map_err(|error| unreadable(error.to_string()))
     }
 
     /// A user's ten best items by id, best first; `None` for somebody unknown.
@@ -148,8 +142,12 @@ impl Service {
     ///
     /// # Errors
     /// [`DemoError::Late`], and whatever `meanwhile` fails with.
-    pub fn generation_with(&self, interactions: u64, mut meanwhile: impl FnMut(&Progress) -> Result<(), DemoError>) -> Result<Manifest, DemoError> {
-        until("a generation that holds every event sent", || {
+    pub fn generation_with(
+        &self,
+        interactions: u64,
+        mut meanwhile: impl FnMut(&Progress) -> Result<(), DemoError>,
+    ) -> Result<Manifest, DemoError> {
+        self.patience.until("a generation that holds every event sent", || {
             meanwhile(&self.progress())?;
             Ok(self.manifest()?.filter(|manifest| {
                 let cut = manifest.cut.get(&self.topics.interactions);
@@ -157,31 +155,4 @@ impl Service {
             }))
         })
     }
-}
-
-/// Looks again and again until there is an answer.
-///
-/// # Errors
-/// [`DemoError::Late`] when patience ends, and whatever `look` fails with.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, DemoError>) -> Result<T, DemoError> {
-    let started = now();
-    loop {
-        if let Some(answer) = look()? {
-            return Ok(answer);
-        }
-        if started.elapsed() > PATIENCE {
-            return Err(DemoError::Late { what: what.to_owned(), seconds: PATIENCE.as_secs() });
-        }
-        std::thread::sleep(GLANCE);
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a command may read the clock: the show prints seconds and must end")]
-pub fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a command may read the clock: receipts carry times of day")]
-pub fn time_of_day() -> Timestamp {
-    Timestamp::now()
 }

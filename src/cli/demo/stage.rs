@@ -1,18 +1,21 @@
 //! What the audience sees: 80 columns, colour and moving bars on a terminal, plain lines when piped.
 
 use std::io::{self, IsTerminal};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::DemoError;
-use super::service::{Progress, now};
+use super::patience::now;
+use super::service::Progress;
 use crate::cli::output::{self, Stream, Tone, count, paint};
 
 /// Columns of the screen.
 const WIDTH: usize = 80;
 /// Columns of one of two lists that stand side by side.
 const HALF: usize = 36;
+/// Columns of a bar.
+const BAR: usize = 40;
 /// Everything but the acts' headings stands in by this.
 const INDENT: &str = "   ";
 
@@ -49,7 +52,11 @@ impl Stage {
     /// The next act begins.
     pub fn act(&mut self, title: &str) -> Result<(), DemoError> {
         self.acts += 1;
-        self.line(&format!("\n{} {}", paint(&format!("{:>2}", self.acts), Tone::Faint, self.colour), paint(title, Tone::Strong, self.colour)))
+        self.line(&format!(
+            "\n{} {}",
+            paint(&format!("{:>2}", self.acts), Tone::Faint, self.colour),
+            paint(title, Tone::Strong, self.colour)
+        ))
     }
 
     /// Prose, wrapped.
@@ -63,6 +70,11 @@ impl Stage {
     /// Something shown as it is, line by line: a message, a receipt.
     pub fn exhibit(&self, text: &str) -> Result<(), DemoError> {
         text.lines().try_for_each(|line| self.line(&format!("{INDENT}{}", paint(line, Tone::Faint, self.colour))))
+    }
+
+    /// A line of a small table of figures.
+    pub fn figures(&self, line: &str) -> Result<(), DemoError> {
+        self.line(&format!("{INDENT}  {line}"))
     }
 
     /// A statement that was checked.
@@ -87,7 +99,7 @@ impl Stage {
         self.line(format!("\n{INDENT}{}   {}", heading(left.0), heading(right.0)).trim_end())?;
         for at in 0..left.1.len().max(right.1.len()) {
             let [left, right] = [left.1, right.1].map(|list| self.row(at, list.get(at)));
-            self.line(&format!("{INDENT}{left}   {right}"))?;
+            self.line(format!("{INDENT}{left}   {right}").trim_end())?;
         }
         self.line("")
     }
@@ -111,23 +123,37 @@ impl Stage {
             0 => (format!("all {} claims held", self.claims), Tone::Good),
             failed => (format!("{failed} of {} claims FAILED", self.claims), Tone::Bad),
         };
-        self.line(&format!("\n{rule}\n{}  {}", paint(&words, tone, self.colour), paint(&format!("in {seconds:.1} s"), Tone::Faint, self.colour)))?;
+        self.line(&format!(
+            "\n{rule}\n{}  {}",
+            paint(&words, tone, self.colour),
+            paint(&format!("in {seconds:.1} s"), Tone::Faint, self.colour)
+        ))?;
         Ok(self.failed == 0)
+    }
+
+    /// What lies between two parts of something that is sent: nothing, unless somebody looks on.
+    pub fn pause(&self) -> Duration {
+        if self.live { Duration::from_millis(20) } else { Duration::ZERO }
     }
 
     /// Bars for `total` events and for the residual on its way to `tolerance`.
     pub fn learning(&self, total: u64, tolerance: f64) -> Learning<'_> {
-        let events = self.bar(total, "{bar:40} {human_pos} of {human_len} events");
+        let events = self.bar(total, "{bar:40}  {msg}");
         // Tenths of a decade.
-        let residual = self.bar((-tolerance.log10() * 10.0) as u64, "{bar:40} {msg}");
+        let residual = self.bar((-tolerance.log10() * 10.0) as u64, "{bar:40}  {msg}");
         Learning { stage: self, total, told: 0, events, residual }
     }
 
     /// Something that takes a while and shows nothing else.
     pub fn waiting(&self, what: &str) -> ProgressBar {
-        let bar = self.bar(0, "{spinner} {msg}");
+        let bar = self.bar(0, "{spinner}  {msg}");
         bar.set_message(what.to_owned());
         bar
+    }
+
+    /// Bars and curves have a colour of their own.
+    fn drawn(&self, text: &str) -> String {
+        if self.colour { format!("\u{1b}[36m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
     fn bar(&self, length: u64, template: &str) -> ProgressBar {
@@ -160,18 +186,22 @@ impl Learning<'_> {
     pub fn look(&mut self, progress: &Progress) -> Result<(), DemoError> {
         if progress.accepted < self.total {
             self.events.set_position(progress.accepted);
+            self.events.set_message(format!("{} plays taken in", count(progress.accepted)));
         } else if !self.events.is_finished() {
             self.events.finish_and_clear();
         }
-        let quarters = if self.total == 0 { 4 } else { progress.accepted.min(self.total) * 4 / self.total };
+        let quarters = (progress.accepted.min(self.total) * 4).checked_div(self.total).unwrap_or(4);
         if quarters > self.told {
             self.told = quarters;
-            if !self.stage.live || quarters == 4 {
-                let (at, total) = (count(progress.accepted.min(self.total)), count(self.total));
-                self.stage.line(&format!("{INDENT}{at} of {total} events taken in"))?;
+            let at = progress.accepted.min(self.total);
+            if !self.stage.live {
+                self.stage.line(&format!("{INDENT}{} of {} plays taken in", count(at), count(self.total)))?;
+            } else if quarters == 4 {
+                self.stage.line(&format!("{INDENT}{}  {} plays taken in", self.stage.drawn(&"━".repeat(BAR)), count(at)))?;
             }
         }
-        if let (true, Some(residual)) = (progress.solving, progress.residual) {
+        // Two bars at a time would draw over each other.
+        if let (4, true, Some(residual)) = (quarters, progress.solving, progress.residual) {
             self.residual.set_position((-residual.log10() * 10.0).max(0.0) as u64);
             self.residual.set_message(format!("sweep {}, residual {residual:.1e}", progress.sweep));
         }
@@ -185,8 +215,7 @@ impl Learning<'_> {
         let stage = self.stage;
         let (Some(first), Some(last)) = (residuals.first(), residuals.last()) else { return Ok(()) };
         if stage.live {
-            let curve = sparkline(residuals, 40);
-            let curve = if stage.colour { format!("\u{1b}[36m{curve}\u{1b}[0m") } else { curve };
+            let curve = stage.drawn(&sparkline(residuals, BAR));
             return stage.line(&format!("{INDENT}{curve}  residual {first:.0e} to {last:.0e}"));
         }
         let mut decade = f64::INFINITY;
@@ -200,21 +229,26 @@ impl Learning<'_> {
     }
 }
 
-/// Heights on a logarithmic scale, at most `columns` of them.
+/// Heights on a logarithmic scale, stretched or thinned to `columns`.
 fn sparkline(values: &[f64], columns: usize) -> String {
     let blocks = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let logs: Vec<f64> = values.iter().map(|value| value.max(f64::MIN_POSITIVE).log10()).collect();
     let low = logs.iter().copied().fold(f64::INFINITY, f64::min);
     let high = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let shown = logs.len().min(columns);
     let height = |log: f64| if high > low { ((log - low) / (high - low) * 7.0).round() as usize } else { 0 };
-    (0..shown).map(|at| blocks[height(logs[at * logs.len() / shown]).min(7)]).collect()
+    let shown = if logs.is_empty() { 0 } else { columns };
+    (0..shown).map(|at| blocks[height(logs[at * logs.len() / columns]).min(7)]).collect()
 }
 
-/// Lines of at most `width` characters, broken between words.
+/// Holds words together in prose: a number and its unit.
+pub fn tight(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
+/// Lines of at most `width` characters, broken between words that are not [`tight`].
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
@@ -223,7 +257,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
             _ => lines.push(word.to_owned()),
         }
     }
-    lines
+    lines.iter().map(|line| line.replace('\u{a0}', " ")).collect()
 }
 
 #[cfg(test)]
@@ -233,13 +267,14 @@ mod tests {
     #[test]
     fn prose_is_broken_between_words() {
         assert_eq!(wrap("one two  three four", 9), ["one two", "three", "four"]);
+        assert_eq!(wrap(&format!("in all {}", tight("1.5 s")), 10), ["in all", "1.5 s"]);
         assert_eq!(wrap("", 9), Vec::<String>::new());
         assert_eq!(wrap("incomprehensible is long", 5), ["incomprehensible", "is", "long"]);
     }
 
     #[test]
     fn a_curve_falls() {
-        assert_eq!(sparkline(&[1.0, 1e-1, 1e-7], 40), "█▇▁");
+        assert_eq!(sparkline(&[1.0, 1e-1, 1e-7], 6), "██▇▇▁▁");
         assert_eq!(sparkline(&[1.0; 100], 40).chars().count(), 40);
         assert_eq!(sparkline(&[], 40), "");
     }

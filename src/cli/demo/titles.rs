@@ -30,43 +30,91 @@ pub const GHOSTS: usize = 7;
 pub const GENRES: [Genre; 8] = [
     Genre {
         tag: "musical",
-        first: ["Marzipan", "Parasol", "Tin-Whistle", "Cloakroom", "Bellhop", "Apricot", "Stairwell", "Two-Penny", "Roof-Garden", "Postman's"],
-        second: ["Serenade", "Promenade", "Two-Step", "Overture", "Polka", "Pirouette", "Matinee", "Cabaret", "Tap Lesson", "Encore"],
+        first: [
+            "Marzipan", "Parasol", "Tin-Whistle", "Cloakroom", "Bellhop",
+            "Apricot", "Stairwell", "Two-Penny", "Roof-Garden", "Postman's",
+        ],
+        second: [
+            "Serenade", "Promenade", "Two-Step", "Overture", "Polka",
+            "Pirouette", "Matinee", "Cabaret", "Tap Lesson", "Encore",
+        ],
     },
     Genre {
         tag: "noir",
-        first: ["Frost over", "The Drowned of", "Lamps in", "Ashes at", "The Ferry to", "Silence in", "The Coroner of", "Black Ice at", "Nine Nights in", "The Quay at"],
-        second: ["Hjelmvik", "Tornholm", "Velsund", "Grimstrup", "Askevag", "Sorrenby", "Ulvskar", "Kaldmo", "Isvatn", "Brennholt"],
+        first: [
+            "Frost over", "The Drowned of", "Lamps in", "Ashes at", "The Ferry to",
+            "Silence in", "The Coroner of", "Black Ice at", "Nine Nights in", "The Quay at",
+        ],
+        second: [
+            "Hjelmvik", "Tornholm", "Velsund", "Grimstrup", "Askevag",
+            "Sorrenby", "Ulvskar", "Kaldmo", "Isvatn", "Brennholt",
+        ],
     },
     Genre {
         tag: "jazz",
-        first: ["Quartet for", "Slow Train to", "Brushes and", "Midnight at", "Three Takes of", "Ballad of", "Upstairs at", "Bass Walk to", "Smoke over", "Last Call at"],
-        second: ["Delphine", "the Ferry Bar", "Pier Eleven", "Juniper Lane", "Mister Oakes", "the Tin Room", "Odalys", "Wednesday", "Gate Nine", "Room Forty"],
+        first: [
+            "Quartet for", "Slow Train to", "Brushes and", "Midnight at", "Three Takes of",
+            "Ballad of", "Upstairs at", "Bass Walk to", "Smoke over", "Last Call at",
+        ],
+        second: [
+            "Delphine", "the Ferry Bar", "Pier Eleven", "Juniper Lane", "Mister Oakes",
+            "the Tin Room", "Odalys", "Wednesday", "Gate Nine", "Room Forty",
+        ],
     },
     Genre {
         tag: "space",
-        first: ["Charts of", "Exiles of", "A Treaty with", "Drift beyond", "Last Beacon of", "Children of", "Mutiny at", "Salt Moons of", "Embassy to", "Signal from"],
-        second: ["Orrery Nine", "Vant", "Kesh-Amar", "the Ninth Ring", "Tessarine", "Oldlight", "Perihel", "the Glass Sun", "Caldera", "Umbriax"],
+        first: [
+            "Charts of", "Exiles of", "A Treaty with", "Drift beyond", "Last Beacon of",
+            "Children of", "Mutiny at", "Salt Moons of", "Embassy to", "Signal from",
+        ],
+        second: [
+            "Orrery Nine", "Vant", "Kesh-Amar", "the Ninth Ring", "Tessarine",
+            "Oldlight", "Perihel", "the Glass Sun", "Caldera", "Umbriax",
+        ],
     },
     Genre {
         tag: "nature",
-        first: ["A Year with", "Small Hours of", "Following", "Winter among", "The Patience of", "Nightfall with", "Letters from", "Listening to", "The Return of", "Mapping"],
-        second: ["Moss", "Bog Owls", "Eel Rivers", "Puffins", "the Heath", "Dung Beetles", "the Saltmarsh", "Wolf Lichen", "River Otters", "the Alders"],
+        first: [
+            "A Year with", "Small Hours of", "Following", "Winter among", "The Patience of",
+            "Nightfall with", "Letters from", "Listening to", "The Return of", "Mapping",
+        ],
+        second: [
+            "Moss", "Bog Owls", "Eel Rivers", "Puffins", "the Heath",
+            "Dung Beetles", "the Saltmarsh", "Wolf Lichen", "River Otters", "the Alders",
+        ],
     },
     Genre {
         tag: "heist",
-        first: ["The Left-Handed", "The Retired", "The Second-Best", "The Unlucky", "The Polite", "The Drowsy", "The Honest", "The Seasick", "The Thursday", "The Reluctant"],
-        second: ["Safecracker", "Forger", "Getaway", "Locksmith", "Vault Job", "Pickpocket", "Decoy", "Alibi", "Lookout", "Auction"],
+        first: [
+            "The Left-Handed", "The Retired", "The Second-Best", "The Unlucky", "The Polite",
+            "The Drowsy", "The Honest", "The Seasick", "The Thursday", "The Reluctant",
+        ],
+        second: [
+            "Safecracker", "Forger", "Getaway", "Locksmith", "Vault Job",
+            "Pickpocket", "Decoy", "Alibi", "Lookout", "Auction",
+        ],
     },
     Genre {
         tag: "kitchen",
-        first: ["Saffron", "Rye", "Quince", "Cardamom", "Buckwheat", "Plum", "Sourdough", "Chestnut", "Rhubarb", "Treacle"],
-        second: ["on a Sunday", "for Beginners", "by the Sea", "vs. the Clock", "with Grandmother", "at Dawn", "Academy", "Road Trip", "in a Tiny Kitchen", "Championship"],
+        first: [
+            "Saffron", "Rye", "Quince", "Cardamom", "Buckwheat",
+            "Plum", "Sourdough", "Chestnut", "Rhubarb", "Treacle",
+        ],
+        second: [
+            "on a Sunday", "for Beginners", "by the Sea", "vs. the Clock", "with Grandmother",
+            "at Dawn", "Academy", "Road Trip", "in a Tiny Kitchen", "Championship",
+        ],
     },
     Genre {
         tag: "ghosts",
-        first: ["Whispers in", "Governess of", "What Waits in", "The Tenant of", "A Candle for", "Portrait in", "Footsteps in", "The Bride of", "Nobody at", "The Well at"],
-        second: ["Mirewood Hall", "Number Forty", "the Linen Room", "Coldharrow", "the East Stair", "Wexcombe", "the Nursery", "Thornby End", "the Icehouse", "Gallow Lane"],
+        first: [
+            "Whispers in", "Governess of", "What Waits in", "The Tenant of", "A Candle for",
+            "Portrait in", "Footsteps in", "The Bride of", "Nobody at", "The Well at",
+        ],
+        second: [
+            "Mirewood Hall", "Number Forty", "the Linen Room", "Coldharrow", "the East Stair",
+            "Wexcombe", "the Nursery", "Thornby End", "the Icehouse", "Gallow Lane",
+        ],
     },
 ];
 

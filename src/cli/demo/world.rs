@@ -65,11 +65,9 @@ impl World {
                 plays.push(play(&mut rng, &user, genre));
             }
         }
-        for (user, genres) in [
-            (MARA, [titles::NOIR, titles::JAZZ]),
-            (JONAS, [titles::SPACE, titles::NATURE]),
-            (EDITH, [titles::GHOSTS, titles::KITCHEN]),
-        ] {
+        for (user, genres) in
+            [(MARA, [titles::NOIR, titles::JAZZ]), (JONAS, [titles::SPACE, titles::NATURE]), (EDITH, [titles::GHOSTS, titles::KITCHEN])]
+        {
             for at in 0..16 {
                 plays.push(play(&mut rng, user, genres[at % 2]));
             }

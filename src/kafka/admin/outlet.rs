@@ -1,12 +1,12 @@
 //! A blocking producer for commands: bounded memory, and no claim of delivery without the brokers' word.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::super::OutRecord;
-use super::super::client::{ClientError, ClientSettings, Promise, creation_error, explain, produce, producer_config};
+use super::super::client::{ClientError, ClientSettings, Promise, creation_error, explain, now, produce, producer_config};
 use super::super::sink::Ledger;
 
 /// How long one poll for acknowledgements lasts.
@@ -21,10 +21,10 @@ const STALL: Duration = Duration::from_secs(600);
 pub enum OutletError {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot queue a record of {bytes} bytes for topic {topic}: {}", explain(brokers, error))]
-    Queue { topic: String, bytes: usize, brokers: String, error: KafkaError },
-    #[error("{failed} of {sent} records were not delivered, the first of topic {topic}: {}", explain(brokers, error))]
-    Undelivered { failed: u64, sent: u64, topic: String, brokers: String, error: KafkaError },
+    #[error("cannot queue a record of {bytes} bytes for topic {topic}: {reason}")]
+    Queue { topic: String, bytes: usize, reason: String },
+    #[error("{failed} of {sent} records were not delivered, the first of topic {topic}: {reason}")]
+    Undelivered { failed: u64, sent: u64, topic: String, reason: String },
     #[error("the brokers at {brokers} have not acknowledged {open} records for {STALL:?}; are they up?")]
     Stalled { open: u64, brokers: String },
 }
@@ -53,7 +53,7 @@ impl Outlet {
         while let Err(error) = produce(&self.producer, record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
-                return Err(OutletError::Queue { topic: record.topic.clone(), bytes, brokers: self.brokers.clone(), error });
+                return Err(OutletError::Queue { topic: record.topic.clone(), bytes, reason: explain(&self.brokers, &error) });
             }
             self.producer.poll(POLL);
             self.check()?;
@@ -76,18 +76,18 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Undelivered`] with the first reason when any was given up (by default after a minute).
     pub fn flush(&mut self) -> Result<u64, OutletError> {
-        let (mut settled, mut moved) = (0, Instant::now());
+        let (mut settled, mut moved) = (0, now());
         loop {
-            let now = self.producer.context().settled();
-            if now == self.sent {
+            let reported = self.producer.context().settled();
+            if reported == self.sent {
                 self.check()?;
-                return Ok(now);
+                return Ok(reported);
             }
-            if now != settled {
-                (settled, moved) = (now, Instant::now());
+            if reported != settled {
+                (settled, moved) = (reported, now());
             }
             if moved.elapsed() > STALL {
-                return Err(OutletError::Stalled { open: self.sent - now, brokers: self.brokers.clone() });
+                return Err(OutletError::Stalled { open: self.sent - reported, brokers: self.brokers.clone() });
             }
             self.producer.poll(POLL);
         }
@@ -101,8 +101,7 @@ impl Outlet {
                 failed: tally.failed,
                 sent: self.sent,
                 topic: topic.clone(),
-                brokers: self.brokers.clone(),
-                error: error.clone(),
+                reason: explain(&self.brokers, error),
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -11,7 +11,7 @@ use rdkafka::message::Headers;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::Positions;
-use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, creation_error, explain, reader_config};
+use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, creation_error, explain, now, reader_config};
 
 /// How long a topic may stand still before its end before that is an error.
 const STALL: Duration = Duration::from_secs(30);
@@ -45,8 +45,8 @@ pub enum ReadError {
     Client(#[from] ClientError),
     #[error("topic {topic} does not exist at {brokers}; create it with `nepenthe topics`")]
     Missing { topic: String, brokers: String },
-    #[error("cannot {what} of topic {topic}: {}", explain(brokers, error))]
-    Broker { what: &'static str, topic: String, brokers: String, error: KafkaError },
+    #[error("cannot {what} of topic {topic}: {reason}")]
+    Broker { what: &'static str, topic: String, reason: String },
     #[error("topic {topic} at {brokers} has sent nothing for {STALL:?} before its end; still open: {open:?}; are its brokers up?")]
     Stalled { topic: String, brokers: String, open: Vec<i32> },
 }
@@ -100,12 +100,12 @@ pub fn follow_topic(
     patience: Duration,
     mut each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
 ) -> Result<(Positions, bool), ReadError> {
-    let until = Instant::now() + patience;
+    let until = now() + patience;
     let reader = Reader::open(settings, topic)?;
     let mut positions: Positions =
         reader.partitions()?.into_iter().map(|place| (place.clone(), from.get(&place).copied().unwrap_or(0))).collect();
     reader.assign(&positions)?;
-    while Instant::now() < until {
+    while now() < until {
         match reader.consumer.poll(POLL) {
             Some(Ok(message)) => {
                 positions.insert((topic.to_owned(), message.partition()), message.offset() + 1);
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     }
 
     fn error(&self, what: &'static str, error: KafkaError) -> ReadError {
-        ReadError::Broker { what, topic: self.topic.to_owned(), brokers: self.settings.brokers.clone(), error }
+        ReadError::Broker { what, topic: self.topic.to_owned(), reason: explain(&self.settings.brokers, &error) }
     }
 
     fn partitions(&self) -> Result<Vec<(String, i32)>, ReadError> {
@@ -168,12 +168,12 @@ impl<'a> Reader<'a> {
     ) -> Result<Positions, ReadError> {
         let reached = |partition: i32, next: i64| ends.get(&(self.topic.to_owned(), partition)).is_some_and(|&end| next >= end);
         let mut open: BTreeSet<i32> = ends.keys().map(|(_, partition)| *partition).filter(|&partition| !reached(partition, 0)).collect();
-        let mut moved = Instant::now();
+        let mut moved = now();
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    moved = Instant::now();
+                    moved = now();
                     if !open.contains(&partition) {
                         continue;
                     }
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
                 // All that can be read; what is left below the end are markers, or a transaction that is still open.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     open.remove(&partition);
-                    moved = Instant::now();
+                    moved = now();
                 }
                 Some(Err(error)) => self.tolerate(error)?,
                 None if moved.elapsed() > STALL => {

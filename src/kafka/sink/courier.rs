@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
-use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, producer_config};
+use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, now, producer_config};
 use super::super::{OutRecord, Parcel, Parceled, Positions};
 use super::tally::{Ledger, Tally};
 
@@ -29,12 +29,12 @@ const BETWEEN_POLLS: usize = 1_000;
 pub(super) enum DeliveryError {
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot {what}: {}", explain(brokers, error))]
-    Step { what: &'static str, brokers: String, error: KafkaError },
-    #[error("{failed} of {sent} records were not acknowledged, the first of topic {topic}: {}", explain(brokers, error))]
-    Unacknowledged { failed: u64, sent: u64, topic: String, brokers: String, error: KafkaError },
-    #[error("cannot queue a record of {bytes} bytes for topic {topic}: {}", explain(brokers, error))]
-    Queue { topic: String, bytes: usize, brokers: String, error: KafkaError },
+    #[error("cannot {what}: {reason}")]
+    Step { what: &'static str, reason: String },
+    #[error("{failed} of {sent} records were not acknowledged, the first of topic {topic}: {reason}")]
+    Unacknowledged { failed: u64, sent: u64, topic: String, reason: String },
+    #[error("cannot queue a record of {bytes} bytes for topic {topic}: {reason}")]
+    Queue { topic: String, bytes: usize, reason: String },
     #[error("the process is stopping")]
     Stopping,
 }
@@ -57,10 +57,8 @@ impl Courier {
     pub(super) fn deliver(&mut self, parcel: Parcel) -> Parceled {
         match self.attempt(parcel) {
             Ok(delivered) => delivered,
-            Err(error) => {
-                self.discard();
-                Parceled::Failed(error.to_string())
-            }
+            // A fatal error purges the queue: what the records say of it is not the cause.
+            Err(error) => Parceled::Failed(self.discard().unwrap_or_else(|| error.to_string())),
         }
     }
 
@@ -112,7 +110,7 @@ impl Courier {
         producer: &BaseProducer<Ledger>,
         call: impl Fn() -> Result<(), KafkaError>,
     ) -> Result<(), KafkaError> {
-        let started = Instant::now();
+        let started = now();
         loop {
             let result = call();
             producer.poll(Duration::ZERO);
@@ -161,16 +159,17 @@ impl Courier {
             return Err(DeliveryError::Stopping);
         }
         let tally = producer.context().read();
-        let Some((error, topic)) = tally.failure.clone() else { return Ok(()) };
-        let (failed, brokers) = (tally.failed, self.settings.brokers.clone());
-        Err(DeliveryError::Unacknowledged { failed, sent: sent as u64, topic, brokers, error })
+        let Some((error, topic)) = &tally.failure else { return Ok(()) };
+        let (topic, reason) = (topic.clone(), explain(&self.settings.brokers, error));
+        Err(DeliveryError::Unacknowledged { failed: tally.failed, sent: sent as u64, topic, reason })
     }
 
     fn queue(&self, producer: &BaseProducer<Ledger>, record: &OutRecord) -> Result<(), DeliveryError> {
         while let Err(error) = super::super::client::produce(producer, record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
-                return Err(DeliveryError::Queue { topic: record.topic.clone(), bytes, brokers: self.settings.brokers.clone(), error });
+                let reason = explain(&self.settings.brokers, &error);
+                return Err(DeliveryError::Queue { topic: record.topic.clone(), bytes, reason });
             }
             // Room comes with acknowledgements, or with the time-out of what is queued.
             producer.poll(POLL);
@@ -203,14 +202,15 @@ impl Courier {
     }
 
     fn step(&self, what: &'static str, error: KafkaError) -> DeliveryError {
-        DeliveryError::Step { what, brokers: self.settings.brokers.clone(), error }
+        DeliveryError::Step { what, reason: explain(&self.settings.brokers, &error) }
     }
 
     /// Ends the producer of a failed parcel, and its transaction if the brokers answer; else the next producer does.
-    fn discard(&mut self) {
-        let Some(producer) = self.producer.take() else { return };
+    /// Returns why the producer was of no more use, where that is the cause.
+    fn discard(&mut self) -> Option<String> {
+        let producer = self.producer.take()?;
         producer.purge(PurgeConfig::default().queue().inflight());
-        let started = Instant::now();
+        let started = now();
         while producer.in_flight_count() > 0 && started.elapsed() < STEP {
             producer.poll(POLL);
         }
@@ -221,12 +221,18 @@ impl Courier {
         {
             tracing::debug!("a failed transaction was not aborted ({error}); the next producer ends it");
         }
-        if let Some((code, reason)) = fatal
-            && unsupported(Some(code))
-            && self.promise != Promise::Acknowledged
-        {
+        let (code, reason) = fatal?;
+        if unsupported(Some(code)) && self.promise != Promise::Acknowledged {
             self.step_down(&reason);
         }
+        let brokers = &self.settings.brokers;
+        Some(match code {
+            RDKafkaErrorCode::Fenced => format!(
+                "{brokers} locked this producer out for a newer one ({reason}); does another process use this transactional id, \
+                 from a copy of this state?"
+            ),
+            _ => format!("{brokers}: {reason}"),
+        })
     }
 }
 

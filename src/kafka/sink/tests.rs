@@ -1,5 +1,5 @@
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -7,7 +7,7 @@ use super::super::admin::read_topic;
 use super::super::mock::{Cluster, text, until};
 use super::super::{OutRecord, Parcel, Parceled, Sink};
 use super::*;
-use crate::kafka::client::MAX_RECORD_BYTES;
+use crate::kafka::client::{MAX_RECORD_BYTES, now};
 
 fn deliver(sink: &mut KafkaSink, records: Vec<OutRecord>) -> Parceled {
     deliver_then(sink, Parcel { records, then: None })
@@ -31,8 +31,11 @@ fn numbers(topic: &str, count: u32) -> Vec<OutRecord> {
     (0..count).map(|number| text(topic, &number.to_string(), Some("v"))).collect()
 }
 
-/// Records of a topic as (key, value, first header).
-fn read(cluster: &Cluster, topic: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>)> {
+/// Key, value, header `generation`.
+type Row = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// All records of a topic.
+fn read(cluster: &Cluster, topic: &str) -> Vec<Row> {
     let mut rows = Vec::new();
     read_topic(&cluster.settings(&[]), topic, None, |record| {
         rows.push((record.key.unwrap_or_default().to_vec(), record.payload.map(Into::into), record.header("generation").map(Into::into)));
@@ -146,7 +149,7 @@ fn drop_does_not_hang_while_a_parcel_waits_for_brokers() {
         let mut sink = KafkaSink::start(nobody.clone(), id, Bell::default());
         sink.send(Parcel { records: numbers("factors", 3), then: None });
         std::thread::sleep(Duration::from_millis(300));
-        let began = Instant::now();
+        let began = now();
         drop(sink);
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }

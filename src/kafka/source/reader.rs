@@ -11,7 +11,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::Batch;
-use super::super::client::{ClientError, ClientSettings, creation_error, source_config};
+use super::super::client::{ClientError, ClientSettings, creation_error, now, source_config};
 use super::context::{News, SourceContext};
 use super::tray::Tray;
 use super::{Shared, SourceLimits, lock};
@@ -65,7 +65,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(settings: ClientSettings, limits: SourceLimits, shared: Arc<Shared>, out: SyncSender<Batch>) -> Reader {
         let tray = Tray::new(shared.topics.clone());
-        let committed = (Instant::now(), 0);
+        let committed = (now(), 0);
         Reader { settings, limits, shared, out, tray, full: None, flow: Flow::Running, resumed: None, committed, broken: None }
     }
 
@@ -74,7 +74,7 @@ impl Reader {
         let mut consumer = Some(first);
         let mut backoff = BACKOFF.0;
         while !self.shared.stopped() {
-            let started = Instant::now();
+            let started = now();
             let connected = consumer.take().map_or_else(|| connect(&self.settings, &self.shared), Ok);
             let failure = match connected {
                 Ok(consumer) => self.session(&consumer),
@@ -97,8 +97,8 @@ impl Reader {
 
     /// Sleeps, but not through a stop.
     fn rest(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while !self.shared.stopped() && Instant::now() < until {
+        let until = now() + time;
+        while !self.shared.stopped() && now() < until {
             std::thread::sleep(IDLE);
         }
     }
@@ -128,7 +128,7 @@ impl Reader {
 
     /// Polls until the batch is full, old enough, or nothing more is at hand.
     fn fill(&mut self, consumer: &SourceConsumer) {
-        let started = Instant::now();
+        let started = now();
         let mut wait = IDLE;
         loop {
             let polled = consumer.poll(wait);
@@ -142,7 +142,7 @@ impl Reader {
                 return;
             }
             // Not at every record: the clock costs as much as a small record.
-            if (quiet || records % 256 == 0) && started.elapsed() >= self.limits.linger {
+            if (quiet || records.is_multiple_of(256)) && started.elapsed() >= self.limits.linger {
                 return;
             }
             wait = if quiet { GRACE } else { Duration::ZERO };
@@ -219,7 +219,7 @@ impl Reader {
             }
             Err(TrySendError::Full(batch)) => {
                 self.tray.put_back(batch);
-                self.full.get_or_insert_with(Instant::now);
+                self.full.get_or_insert_with(now);
                 false
             }
             // The owner is gone; the stop flag follows.
@@ -260,7 +260,7 @@ impl Reader {
 
     fn resume(&mut self, consumer: &SourceConsumer) {
         self.flow = Flow::Running;
-        self.resumed = Some(Instant::now());
+        self.resumed = Some(now());
         if let Err(error) = consumer.assignment().and_then(|all| consumer.resume(&all)) {
             self.broken = Some(format!("resume: {error}"));
         }
@@ -273,7 +273,7 @@ impl Reader {
         }
         let version = self.shared.stored_version.load(Ordering::Relaxed);
         let changed = version != self.committed.1;
-        self.committed = (Instant::now(), version);
+        self.committed = (now(), version);
         let assigned = lock(&self.shared.view).state.assigned.clone();
         if !changed || assigned.is_empty() {
             return;

@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::mock::{Cluster, text, until};
 use super::super::{Batch, Bell, Positions, Source};
 use super::*;
 use crate::kafka::admin::Outlet;
+use crate::kafka::client::now;
 
 fn start(cluster: &Cluster, topics: &[&str], positions: Positions, limits: SourceLimits) -> KafkaSource {
     let topics = topics.iter().map(|topic| topic.to_string()).collect();
@@ -168,7 +169,7 @@ fn drop_does_not_hang_with_or_without_brokers() {
     cluster.fill("in", 0..10);
     let mut source = start(&cluster, &["in"], Positions::new(), SourceLimits::default());
     Seen::default().read(&mut source, 10);
-    let began = Instant::now();
+    let began = now();
     drop(source);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 
@@ -178,7 +179,7 @@ fn drop_does_not_hang_with_or_without_brokers() {
     source.stored(&seen.positions);
     cluster.mock.broker_down(-1).unwrap();
     until("the trouble", || source.state().trouble);
-    let began = Instant::now();
+    let began = now();
     drop(source);
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 
@@ -235,12 +236,12 @@ fn pace_of_reading() {
     outlet.flush().unwrap();
     let mut source = start(&cluster, &["in"], Positions::new(), SourceLimits::default());
     let (mut records, mut batches, mut bytes, mut first) = (0, 0, 0, None);
-    let mut last = Instant::now();
+    let mut last = now();
     until("the end", || {
         while let Some(batch) = source.poll() {
-            first.get_or_insert_with(Instant::now);
+            first.get_or_insert_with(now);
             (records, batches, bytes) = (records + batch.records.len(), batches + 1, bytes + batch.bytes.len());
-            last = Instant::now();
+            last = now();
         }
         (first.is_some() && last.elapsed() > Duration::from_secs(2)).then_some(())
     });
