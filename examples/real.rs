@@ -98,8 +98,12 @@ fn run(args: &Args) -> Result<bool> {
     let model = Model::of_state(&torn.state)?;
     let (distance, same) = model.distance(&Model::of_state(&calm.state)?)?;
     let equal = storm == quiet && distance <= 1e-5;
-    println!("{kills} × kill -9: data, verify and receipts {}, predictions {distance:.1e} apart, top 10 same {:.2} %  {}",
-        if storm == quiet { "as without" } else { "DIFFER" }, same * 100.0, verdict(equal));
+    println!(
+        "{kills} × kill -9: data, verify and receipts {}, predictions {distance:.1e} apart, top 10 same {:.2} %  {}",
+        if storm == quiet { "as without" } else { "DIFFER" },
+        same * 100.0,
+        verdict(equal)
+    );
     if storm != quiet {
         println!("without: {quiet}\nwith:    {storm}");
     }
@@ -172,21 +176,13 @@ fn wishes(plays: &[Play]) -> Vec<Wish> {
     let (from, to) = (times[times.len() / 2], times[times.len() - 1]);
     let text = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     vec![
-        Wish {
-            name: "person",
-            arguments: text(&["--user", &person]),
-            covers: Box::new(move |play| play.user == person),
-        },
+        Wish { name: "person", arguments: text(&["--user", &person]), covers: Box::new(move |play| play.user == person) },
         Wish {
             name: "pair",
             arguments: text(&["--user", &other, "--item", &pair]),
             covers: Box::new(move |play| play.user == other && play.item == pair),
         },
-        Wish {
-            name: "item",
-            arguments: text(&["--item", &item, "--everybody"]),
-            covers: Box::new(move |play| play.item == item),
-        },
+        Wish { name: "item", arguments: text(&["--item", &item, "--everybody"]), covers: Box::new(move |play| play.item == item) },
         Wish {
             name: "window",
             arguments: text(&["--user", &busy, "--from", &from.to_string(), "--to", &to.to_string()]),

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nepenthe::model::Params;
 use nepenthe::model::factors::{Factors, Side};
 use nepenthe::model::fence::HashKey;
 use nepenthe::model::generation::Outcome;
-use nepenthe::model::processor::{Input, InputTopics, State};
+use nepenthe::model::processor::{InputTopics, State};
 use nepenthe::model::snapshot::data_digest;
+use nepenthe::model::step::Input;
 use nepenthe::model::unlearn::Unwatched;
-use nepenthe::model::Params;
 use nepenthe::run::HASH_KEY_FILE;
 use nepenthe::store::memory::MemoryStore;
 use nepenthe::store::rocks::{RocksStore, secret};

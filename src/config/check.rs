@@ -16,7 +16,7 @@ use super::render::{HIDDEN, is_secret};
 /// Why there is no configuration. Meant for exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration file {}: {source}; name an existing file with --config or NEPENTHE_CONFIG, or neither", path.display())]
+    #[error("cannot read the configuration file {}: {source}; correct --config or NEPENTHE_CONFIG, or leave both out", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}:{line}: not valid TOML: {message}", path.display())]
     Syntax { path: PathBuf, line: usize, message: String },

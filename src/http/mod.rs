@@ -37,9 +37,7 @@ pub trait Views: Send + Sync + 'static {
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    #[error(
-        "cannot listen on {address}: {source}; end what listens there or set http.listen to another address (port 0 takes any free one)"
-    )]
+    #[error("cannot listen on {address}: {source}; end what listens there or set http.listen to another address (port 0: any free one)")]
     Bind { address: SocketAddr, source: std::io::Error },
     #[error("cannot start the HTTP server on {address}: {source}; look at the limits of threads and open files")]
     Start { address: SocketAddr, source: std::io::Error },

@@ -370,7 +370,10 @@ fn millis(field: &str, time: Time<'_>) -> Result<Millis, Refusal> {
             .as_millisecond() as f64,
     };
     if !(0.0..END_OF_TIME as f64).contains(&millis) {
-        return Err(Refusal::new("invalid_time", format!("`{field}` {millis} is outside 1970 to 2200 (milliseconds; are these seconds or microseconds?)")));
+        return Err(Refusal::new(
+            "invalid_time",
+            format!("`{field}` {millis} is outside 1970 to 2200 (milliseconds; are these seconds or microseconds?)"),
+        ));
     }
     Ok(millis as Millis)
 }

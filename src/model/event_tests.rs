@@ -26,7 +26,9 @@ fn an_interaction_has_defaults_and_integers_are_text() {
     let full = r#"{"type":"interaction","event_id":"e","user":"u","item":-4,"value":2.5,"time":"2024-02-29T12:00:00+01:00"}"#;
     let Event::Interaction(full) = read(Kind::Forget, full).unwrap() else { panic!("the type decides") };
     assert_eq!((&*full.item, full.value, full.time), ("-4", 2.5, 1_709_204_400_000));
-    let Event::Interaction(null) = read(Kind::Interaction, r#"{"user":"u","item":"i","value":null,"time":null}"#).unwrap() else { panic!() };
+    let Event::Interaction(null) = read(Kind::Interaction, r#"{"user":"u","item":"i","value":null,"time":null}"#).unwrap() else {
+        panic!()
+    };
     assert_eq!((null.value, null.time), (1.0, 1_000_000));
 }
 

@@ -102,13 +102,9 @@ pub fn rules(key: &HashKey, selector: &Selector) -> Vec<Rule> {
             });
             events.iter().map(|event| rule(Scope::Event, key.of(Scope::Event, user, "", event), items.clone())).collect()
         }
-        (Some(user), Some(items), None) => {
-            items.iter().map(|item| rule(Scope::Pair, key.of(Scope::Pair, user, item, ""), None)).collect()
-        }
+        (Some(user), Some(items), None) => items.iter().map(|item| rule(Scope::Pair, key.of(Scope::Pair, user, item, ""), None)).collect(),
         (Some(user), None, None) => vec![rule(Scope::User, key.of(Scope::User, user, "", ""), None)],
-        (None, items, _) => {
-            items.iter().flatten().map(|item| rule(Scope::Item, key.of(Scope::Item, "", item, ""), None)).collect()
-        }
+        (None, items, _) => items.iter().flatten().map(|item| rule(Scope::Item, key.of(Scope::Item, "", item, ""), None)).collect(),
     }
 }
 
@@ -173,7 +169,10 @@ impl Fences {
             self.spans.get(&subject).is_some_and(|spans| {
                 spans.iter().any(|span| {
                     (span.from..=span.to).contains(&event.time)
-                        && span.items.as_ref().is_none_or(|items| items.binary_search(&self.key.of(Scope::Item, "", &event.item, "")).is_ok())
+                        && span
+                            .items
+                            .as_ref()
+                            .is_none_or(|items| items.binary_search(&self.key.of(Scope::Item, "", &event.item, "")).is_ok())
                 })
             })
         })
@@ -203,7 +202,11 @@ mod tests {
             (selector(Some("u"), &[], &[], 0, 9), &[play("u", "i", None, 9)], &[play("u", "i", None, 10), play("v", "i", None, 9)]),
             (selector(Some("u"), &["i"], &[], 0, 9), &[play("u", "i", Some("e"), 0)], &[play("u", "j", None, 9), play("v", "i", None, 9)]),
             (selector(None, &["i", "j"], &[], 5, 9), &[play("v", "j", None, 5)], &[play("v", "j", None, 4), play("v", "k", None, 5)]),
-            (selector(Some("u"), &[], &["e"], 0, 9), &[play("u", "i", Some("e"), 1)], &[play("u", "i", None, 1), play("v", "i", Some("e"), 1)]),
+            (
+                selector(Some("u"), &[], &["e"], 0, 9),
+                &[play("u", "i", Some("e"), 1)],
+                &[play("u", "i", None, 1), play("v", "i", Some("e"), 1)],
+            ),
             (selector(Some("u"), &["i"], &["e"], 0, 9), &[play("u", "i", Some("e"), 1)], &[play("u", "j", Some("e"), 1)]),
         ];
         for (selector, covered, free) in cases {

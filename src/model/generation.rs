@@ -10,9 +10,10 @@ use super::als::RowFailed;
 use super::digest::LtHash;
 use super::factors::{Factors, Side, Table, initial_row};
 use super::play::{Play, Row, fold_user};
-use super::processor::{History, Outgoing, Positions, Range, RowChange, State};
+use super::processor::State;
 use super::ratings::{Builder, Ratings};
 use super::receipt::{Certificate, Counts, Manifest, Model, Request, RequestKey, Status, fitting, instant};
+use super::step::{History, Outgoing, Positions, Range, RowChange};
 use super::unlearn::{self, Problem, Solution, Watch};
 use super::{Millis, Objective, Params};
 
@@ -101,11 +102,8 @@ impl State {
         let rows = dirty[0].iter().map(|&user| Ok((user, self.read_user(history, user)?))).collect::<Result<Vec<_>, _>>()?;
         let touched = Arc::make_mut(&mut self.ratings).update(rows);
         let share = touched.pairs as f64 / self.ratings.pairs().max(1) as f64;
-        let candidates = if std::mem::take(&mut self.recheck) {
-            Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect())
-        } else {
-            dirty
-        };
+        let candidates =
+            if std::mem::take(&mut self.recheck) { Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect()) } else { dirty };
         let published = self.current.as_ref().map(|current| current.factors.clone());
         let same_rank = |factors: &Arc<Factors>| factors.users.rank() == self.params.rank;
         let previous = published.clone().filter(|factors| same_rank(factors) && share <= COLD_SHARE);

@@ -19,6 +19,7 @@ pub mod ratings;
 pub mod receipt;
 pub mod recommend;
 pub mod snapshot;
+pub mod step;
 pub mod unlearn;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.

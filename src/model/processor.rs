@@ -1,132 +1,24 @@
 //! The state of the service and what an event does to it: facts in, a [`Step`] out. The shell commits the step; if
 //! that fails the process ends, so memory never runs ahead of the store for long.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::dictionary::{Dictionary, NumbersExhausted};
 use super::event::{self, Event, Forget, Interaction, Kind, Origin, Refusal, Selector};
 use super::factors::Side;
-use super::fence::{self, Fences, Rule};
+use super::fence::{self, Fences};
 use super::generation::{Current, read_all};
 use super::play::{Play, ordered};
 use super::ratings::Ratings;
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
+use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Range, Step};
 use super::{Millis, Objective, Params};
 
 /// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
 const DEAD_LETTER_BYTES: usize = 1_000_000;
 /// Up to this many items of one user are looked up pair by pair; beyond, the user's whole row is read.
 const PAIR_LOOKUPS: usize = 64;
-
-/// One record as it came in.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// Index into the topics that go with it.
-    pub topic: u16,
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp: Option<Millis>,
-    /// The partition starts over: the one case in which an offset may go back.
-    pub reset: bool,
-    pub key: Option<&'a [u8]>,
-    pub payload: Option<&'a [u8]>,
-}
-
-/// Which stored plays are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
-    All,
-    User(u32),
-    Pair(u32, u32),
-}
-
-/// What the processor may ask of the past: the committed store.
-pub trait History {
-    type Error: std::error::Error;
-
-    /// Stored plays in ascending order, each with its event id where the objective needs it.
-    fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), Self::Error>;
-
-    /// A request that was taken earlier.
-    fn request(&self, key: &RequestKey) -> Result<Option<Request>, Self::Error>;
-}
-
-/// What a row of a generation is to its readers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowChange {
-    /// New values.
-    Put,
-    /// Removed: readers get a tombstone.
-    Tombstone,
-    /// Never published; only its name goes.
-    Drop,
-}
-
-/// An undecodable record on its way out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    pub key: Option<Vec<u8>>,
-    /// The record's bytes, at most the first million.
-    pub value: Vec<u8>,
-    /// Length before it was cut.
-    pub length: u64,
-    pub error: String,
-    pub detail: String,
-}
-
-/// A row of the outbox.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outgoing {
-    Receipt(Receipt),
-    DeadLetter(DeadLetter),
-    /// Rows of a generation; their values are the current factors.
-    Rows {
-        generation: u64,
-        rows: Vec<(Side, u32, RowChange)>,
-    },
-    /// Ends a generation.
-    Manifest {
-        generation: u64,
-    },
-}
-
-/// What happened to events of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub interactions: u64,
-    /// Interactions that a fence kept out.
-    pub fenced: u64,
-    pub forgets: u64,
-    /// Requests that were here before.
-    pub repeated: u64,
-    /// Requests under an id that was used for another.
-    pub rejected: u64,
-    /// Records without a value.
-    pub empty: u64,
-    /// Records below the stored offset: seen again after a rebalance.
-    pub seen: u64,
-}
-
-/// Next offset to read, per topic and partition.
-pub type Positions = BTreeMap<(String, i32), i64>;
-
-/// Everything that one batch changes; committed as a whole.
-#[derive(Debug, Default)]
-pub struct Step {
-    /// Sorted, without repetition; with the event id where the objective needs it, else empty.
-    pub plays: Vec<(Play, Box<str>)>,
-    pub erased: Vec<Play>,
-    pub identities: Vec<(Side, u32)>,
-    pub rules: Vec<Rule>,
-    pub requests: Vec<(RequestKey, Request)>,
-    pub outbox: Vec<Outgoing>,
-    pub positions: Positions,
-    pub tally: Tally,
-}
 
 /// Why a batch could not be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -135,41 +27,6 @@ pub enum FoldError<E: std::error::Error> {
     History(E),
     #[error(transparent)]
     Exhausted(#[from] NumbersExhausted),
-}
-
-/// Rows marked once each.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Marks {
-    marked: Vec<bool>,
-    rows: Vec<u32>,
-}
-
-impl Marks {
-    pub fn set(&mut self, row: u32) {
-        let at = row as usize;
-        if self.marked.len() <= at {
-            self.marked.resize(at + 1, false);
-        }
-        if !std::mem::replace(&mut self.marked[at], true) {
-            self.rows.push(row);
-        }
-    }
-
-    pub fn contains(&self, row: u32) -> bool {
-        self.marked.get(row as usize).copied().unwrap_or(false)
-    }
-
-    pub fn rows(&self) -> &[u32] {
-        &self.rows
-    }
-
-    /// All marked rows, ascending; none is marked after.
-    pub fn take(&mut self) -> Vec<u32> {
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.iter().for_each(|&row| self.marked[row as usize] = false);
-        rows.sort_unstable();
-        rows
-    }
 }
 
 /// Names of the topics that are read.
@@ -287,8 +144,7 @@ impl State {
                 continue;
             };
             let objective = self.params.objective;
-            let origin =
-                Origin { topic, partition: input.partition, offset: input.offset, timestamp: input.timestamp, kind, objective };
+            let origin = Origin { topic, partition: input.partition, offset: input.offset, timestamp: input.timestamp, kind, objective };
             match event::decode(&origin, payload) {
                 Ok(Event::Interaction(event)) => self.interaction(&mut fold, &event)?,
                 Ok(Event::Forget(forget)) => self.forget(&mut fold, forget).map_err(FoldError::History)?,
@@ -400,7 +256,8 @@ impl State {
                 user => user,
             },
         };
-        let events: Option<HashSet<u64>> = selector.event_ids.as_ref().map(|ids| ids.iter().map(|id| self.fences.key().event(id)).collect());
+        let events: Option<HashSet<u64>> =
+            selector.event_ids.as_ref().map(|ids| ids.iter().map(|id| self.fences.key().event(id)).collect());
         let matches = |play: &Play| {
             user.is_none_or(|user| play.user == user)
                 && items.as_ref().is_none_or(|items| items.binary_search(&play.item).is_ok())

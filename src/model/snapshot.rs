@@ -4,19 +4,15 @@
 use super::dictionary::Dictionary;
 use super::factors::Side;
 use super::play::Play;
-use super::processor::{History, Range};
+use super::step::{History, Range};
 
 /// Hex of BLAKE3 over all interactions, sorted by user, item, time and value. Reads everything; costs a sort a user.
 ///
 /// # Errors
 /// Whatever the store answers.
 pub fn data_digest<H: History>(dictionary: &Dictionary, history: &H) -> Result<String, H::Error> {
-    let mut users: Vec<(&str, u32)> = dictionary
-        .names(Side::User)
-        .iter()
-        .enumerate()
-        .filter_map(|(number, name)| Some((name.as_deref()?, number as u32)))
-        .collect();
+    let mut users: Vec<(&str, u32)> =
+        dictionary.names(Side::User).iter().enumerate().filter_map(|(number, name)| Some((name.as_deref()?, number as u32))).collect();
     users.sort_unstable();
     let mut hasher = blake3::Hasher::new();
     let mut plays: Vec<(&str, i64, u64)> = Vec::new();

@@ -161,7 +161,9 @@ fn odd_data_converges() {
     let far: Pairs = [(0, [(0, 1e12), (1, 1e-12)].into()), (1, [(1, 1e-12), (2, 1.0)].into())].into();
     let silent: Pairs = [(0, [(0, 0.0)].into()), (1, [(0, 0.0), (1, 2.0)].into())].into();
     for objective in OBJECTIVES {
-        for (name, pairs) in [("none", Pairs::new()), ("one", lone.clone()), ("equal", equal.clone()), ("far", far.clone()), ("0", silent.clone())] {
+        for (name, pairs) in
+            [("none", Pairs::new()), ("one", lone.clone()), ("equal", equal.clone()), ("far", far.clone()), ("0", silent.clone())]
+        {
             let params = Params { rank: 20, tolerance: 1e-8, ..params(objective) };
             let solution = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
             assert!(solution.measured.residual <= 1e-8, "{objective:?}, {name}: {:?}", solution.measured);
@@ -212,19 +214,33 @@ proptest! {
 #[test]
 fn zz_probe() {
     for drop in [17u32, 3, 5, 21] {
-    for objective in OBJECTIVES {
-        let params = Params { rank: 16, ..params(objective) };
-        let mut pairs = world(40, 30);
-        let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
-        pairs.remove(&drop);
-        let remaining = ratings(&pairs);
-        let problem = Problem { params: params.clone(), ratings: remaining.clone(), previous: Some(Arc::new(trained.factors.clone())), initial: Vec::new() };
-        let un = solve(Arch::new(), &problem, &Unwatched).unwrap();
-        eprintln!("{objective:?} drop {drop} warm from {:?} to {:?}: sweeps {} obj {:.15e} res {:e}", trained.effective_rank, un.effective_rank, un.sweeps, un.measured.objective, un.measured.residual);
-        for seed in 0..3 {
-            let s = solve(Arch::new(), &cold(&Params { seed, ..params.clone() }, &remaining), &Unwatched).unwrap();
-            eprintln!("   cold {seed}: {:?} sweeps {} obj {:.15e} apart {:e}", s.effective_rank, s.sweeps, s.measured.objective, distance(&un.factors, &s.factors));
+        for objective in OBJECTIVES {
+            let params = Params { rank: 16, ..params(objective) };
+            let mut pairs = world(40, 30);
+            let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+            pairs.remove(&drop);
+            let remaining = ratings(&pairs);
+            let problem = Problem {
+                params: params.clone(),
+                ratings: remaining.clone(),
+                previous: Some(Arc::new(trained.factors.clone())),
+                initial: Vec::new(),
+            };
+            let un = solve(Arch::new(), &problem, &Unwatched).unwrap();
+            eprintln!(
+                "{objective:?} drop {drop} warm from {:?} to {:?}: sweeps {} obj {:.15e} res {:e}",
+                trained.effective_rank, un.effective_rank, un.sweeps, un.measured.objective, un.measured.residual
+            );
+            for seed in 0..3 {
+                let s = solve(Arch::new(), &cold(&Params { seed, ..params.clone() }, &remaining), &Unwatched).unwrap();
+                eprintln!(
+                    "   cold {seed}: {:?} sweeps {} obj {:.15e} apart {:e}",
+                    s.effective_rank,
+                    s.sweeps,
+                    s.measured.objective,
+                    distance(&un.factors, &s.factors)
+                );
+            }
         }
-    }
     }
 }

@@ -228,7 +228,9 @@ impl Views for Board {
         let mean = model.manifest.model.mean.unwrap_or(0.0);
         let best = top(&model.factors.items, row, Measure::Dot, n, |item| known.binary_search(&item).is_ok());
         let names = &model.names[Side::Item as usize];
-        Ok(Some(best.into_iter().filter_map(|(item, score)| Some((names.get(item as usize)?.as_deref()?.to_owned(), score + mean))).collect()))
+        Ok(Some(
+            best.into_iter().filter_map(|(item, score)| Some((names.get(item as usize)?.as_deref()?.to_owned(), score + mean))).collect(),
+        ))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod keys;
 pub mod parcel;
 pub mod service;
 pub mod solver;
+mod telling;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

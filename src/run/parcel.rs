@@ -7,8 +7,8 @@ use crate::kafka::{OutRecord, Parcel, Positions};
 use crate::model::dictionary::Dictionary;
 use crate::model::factors::Side;
 use crate::model::generation::Current;
-use crate::model::processor::{DeadLetter, Outgoing, RowChange};
 use crate::model::receipt::{Manifest, Receipt};
+use crate::model::step::{DeadLetter, Outgoing, RowChange};
 use crate::run::keys::Signer;
 
 /// Builds records from the outbox.

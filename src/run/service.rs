@@ -1,16 +1,15 @@
 //! The loop: one owner of the state, one synchronous [`Service::turn`] over ports, so that a simulation with a fake
 //! broker, a crashing store and a seeded clock runs the same code as production.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Generation, Topics};
 use crate::kafka::{Batch, Parceled, Positions, Sink, Source};
 use crate::metrics::{Committed, Happening, Metrics};
-use crate::model::event::Refusal;
 use crate::model::factors::Side;
-use crate::model::processor::{FoldError, Input, Outgoing, RowChange, State, Step, Tally};
-use crate::model::receipt::{Receipt, RequestKey, Status};
+use crate::model::processor::{FoldError, State};
+use crate::model::receipt::Status;
+use crate::model::step::{Input, Outgoing, RowChange, Tally};
 use crate::model::{Millis, receipt};
 use crate::run::board::{Board, Phase};
 use crate::run::keys::Signer;
@@ -72,17 +71,17 @@ struct Sending {
 
 /// The service without its threads.
 pub struct Service {
-    state: State,
-    tables: Tables,
+    pub(super) state: State,
+    pub(super) tables: Tables,
     topics: Topics,
     timing: Generation,
     signer: Signer,
-    metrics: Arc<Metrics>,
-    board: Arc<Board>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) board: Arc<Board>,
     sending: Option<Sending>,
     solving: bool,
     /// Rows that wait in the outbox.
-    outbox: u64,
+    pub(super) outbox: u64,
     /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
     unpublished: bool,
     /// When the oldest change came that no generation knows.
@@ -221,57 +220,13 @@ impl Service {
         Ok(())
     }
 
-    /// Counters and log lines of a step.
-    fn tell(&self, step: &Step, now: Millis) {
-        let Tally { interactions, fenced, forgets, repeated, rejected, empty, seen } = step.tally;
-        for (kind, outcome, count) in [
-            ("interaction", "accepted", interactions),
-            ("interaction", "fenced", fenced),
-            ("interaction", "duplicate_offset", seen),
-            ("forget", "accepted", forgets),
-            ("forget", "ignored", repeated),
-            ("forget", "rejected", rejected),
-            ("empty", "ignored", empty),
-        ] {
-            if count > 0 {
-                self.metrics.observe(&Happening::Events { kind, outcome, count });
-            }
-        }
-        for message in &step.outbox {
-            match message {
-                Outgoing::DeadLetter(letter) => {
-                    let error = Refusal::CODES.iter().find(|code| **code == letter.error).copied().unwrap_or("invalid_json");
-                    let (topic, partition, offset) = (&*letter.topic, letter.partition, letter.offset);
-                    self.metrics.observe(&Happening::DeadLetter { error, topic, partition, offset });
-                }
-                Outgoing::Receipt(receipt) if receipt.status == Status::Rejected => self.tell_receipt(receipt, now),
-                _ => (),
-            }
-        }
-        for (_, request) in &step.requests {
-            for status in [Status::Accepted, request.receipt.status] {
-                self.tell_receipt(&Receipt { status, ..request.receipt.clone() }, now);
-            }
-        }
-        self.board.accepted(interactions + forgets);
-    }
-
-    fn tell_receipt(&self, receipt: &Receipt, now: Millis) {
-        let accepted = receipt.stages.accepted.map_or(now, |at| at.as_millisecond());
-        let hash = short(&self.state.fences().key().request(&receipt.request_id));
-        self.metrics.observe(&Happening::Forget {
-            status: receipt.status.name(),
-            seconds_since_accept: (now - accepted).max(0) as f64 / 1e3,
-            request_hash: &hash,
-        });
-    }
-
     /// One generation at a time is under way, from its freeze until readers have it.
     fn is_due(&self, now: Millis) -> bool {
         if self.solving || now < self.solver_pause.until || self.unpublished || !self.state.is_behind() {
             return false;
         }
-        let passed = |since: Option<Millis>, delay: std::time::Duration| since.is_some_and(|since| now - since >= delay.as_millis() as Millis);
+        let passed =
+            |since: Option<Millis>, delay: std::time::Duration| since.is_some_and(|since| now - since >= delay.as_millis() as Millis);
         self.state.changed() >= self.timing.max_events
             || passed(self.first_change, self.timing.max_delay)
             || passed(self.first_forget, self.timing.forget_delay)
@@ -393,13 +348,7 @@ impl Service {
         Ok(())
     }
 
-    fn publish(
-        &mut self,
-        sending: &Sending,
-        rows: &[(Side, u32, RowChange)],
-        ends: &Positions,
-        now: Millis,
-    ) -> Result<(), TurnError> {
+    fn publish(&mut self, sending: &Sending, rows: &[(Side, u32, RowChange)], ends: &Positions, now: Millis) -> Result<(), TurnError> {
         let published = self.state.published(&factor_ends(&self.topics.factors, ends), rows, now);
         let Some(current) = self.state.current() else { return Ok(()) };
         self.tables.commit_delivered(&sending.sequences, Some((&published, current)))?;
@@ -414,12 +363,6 @@ impl Service {
         Ok(())
     }
 
-    fn tell_sent(&self, sent: &BTreeMap<String, u64>) {
-        for (topic, &count) in sent {
-            self.metrics.observe(&Happening::Published { topic, count });
-        }
-    }
-
     /// Hands the published model to the pages.
     fn show_model(&self) {
         let names = Side::BOTH.map(|side| self.state.dictionary().names(side).to_vec());
@@ -427,43 +370,6 @@ impl Service {
             self.board.published(current, names);
         }
     }
-
-    /// Gauges that need no event: lag, outbox, pending forgets, sizes. Called now and then.
-    pub fn observe(&self, source: &dyn Source, now: Millis) {
-        let state = source.state();
-        self.metrics.observe(&Happening::Assigned { partitions: &state.assigned });
-        let mut lag = Vec::new();
-        for (topic, partition) in &state.assigned {
-            let at = (topic.clone(), *partition);
-            let next = self.state.positions().get(&at).copied().unwrap_or(0);
-            // Without news of the end there is no lag to tell.
-            let Some(&end) = state.ends.get(&at) else { continue };
-            let records = (end - next).max(0) as u64;
-            self.metrics.observe(&Happening::Lag { topic, partition: *partition, records });
-            lag.push((topic.clone(), *partition, next, end));
-        }
-        self.metrics.observe(&Happening::Outbox { records: self.outbox });
-        let mut stages: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let mut oldest = None;
-        for request in self.state.waiting().values() {
-            *stages.entry(request.receipt.status.name()).or_default() += 1;
-            oldest = oldest.min(request.receipt.stages.accepted).or(request.receipt.stages.accepted);
-        }
-        let oldest_seconds = oldest.map_or(0.0, |at: jiff::Timestamp| (now - at.as_millisecond()).max(0) as f64 / 1e3);
-        let stages: Vec<_> = stages.into_iter().collect();
-        self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
-        let sizes = self.tables.store().sizes();
-        for (family, bytes) in &sizes {
-            self.metrics.observe(&Happening::StoreBytes { family: family.name(), bytes: *bytes });
-        }
-        let sizes = sizes.iter().map(|(family, bytes)| (family.name(), *bytes)).collect();
-        self.board.observed(&state, lag, &stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
-    }
-}
-
-/// Enough of a request's keyed hash to follow it through a log.
-fn short(key: &RequestKey) -> String {
-    key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The time of a receipt or manifest.

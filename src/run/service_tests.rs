@@ -9,11 +9,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::kafka::{OutRecord, Parcel, Record, SourceState};
 use crate::model::digest::LtHash;
+use crate::model::event::Refusal;
 use crate::model::factors::Factors;
 use crate::model::fence::HashKey;
 use crate::model::generation::Job;
-use crate::model::processor::{History, InputTopics, Range};
+use crate::model::processor::InputTopics;
 use crate::model::receipt::Manifest;
+use crate::model::step::{History, Range};
 use crate::model::unlearn::Unwatched;
 use crate::model::{Objective, Params};
 use crate::run::solver::Progress;
@@ -215,7 +217,8 @@ fn predictions(service: &Service) -> BTreeMap<(String, String), f64> {
     let current = service.state().current().expect("a generation");
     let named = |side| {
         let rows = current.factors.side(side).rows();
-        rows.map(move |row| (row, service.state().dictionary().name(side, row as u32).expect("a row has a name").to_string())).collect::<Vec<_>>()
+        rows.map(move |row| (row, service.state().dictionary().name(side, row as u32).expect("a row has a name").to_string()))
+            .collect::<Vec<_>>()
     };
     let (users, items, factors): (_, _, &Factors) = (named(Side::User), named(Side::Item), &current.factors);
     let mut all = BTreeMap::new();
@@ -272,7 +275,12 @@ enum Op {
     /// An earlier request, the same bytes again.
     AskAgain(prop::sample::Index),
     Bad,
-    Turns { topic: usize, take: usize, solve: bool, wait: i64 },
+    Turns {
+        topic: usize,
+        take: usize,
+        solve: bool,
+        wait: i64,
+    },
     FailSend,
     Crash,
 }
@@ -280,7 +288,13 @@ enum Op {
 fn operation() -> impl Strategy<Value = Op> {
     let play = (0u8..7, 0u8..6, prop::option::of(0u8..9), 1u8..5, 0i64..100)
         .prop_map(|(user, item, event_id, value, time)| Op::Play(Happened { user, item, event_id, value, time }));
-    let wish = (prop::option::weighted(0.8, 0u8..7), prop::option::of(prop::collection::vec(0u8..6, 1..3)), prop::option::weighted(0.2, prop::collection::vec(0u8..9, 1..4)), 0i64..100, 0i64..100)
+    let wish = (
+        prop::option::weighted(0.8, 0u8..7),
+        prop::option::of(prop::collection::vec(0u8..6, 1..3)),
+        prop::option::weighted(0.2, prop::collection::vec(0u8..9, 1..4)),
+        0i64..100,
+        0i64..100,
+    )
         .prop_map(|(user, items, events, a, b)| {
             let items = if user.is_none() { Some(items.unwrap_or_else(|| vec![3])) } else { items };
             let (from, to) = (a.min(b) / 2 * i64::from(a % 3 == 0), a.max(b));
@@ -418,7 +432,9 @@ fn a_request_id_used_for_another_request_is_rejected() {
     settle(&mut world, &mut service, &mut shell, &mut 0);
     let statuses: Vec<String> = world.outputs["receipts"]
         .iter()
-        .map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_ref().unwrap()).unwrap()["status"].as_str().unwrap().to_owned())
+        .map(|record| {
+            serde_json::from_slice::<serde_json::Value>(record.value.as_ref().unwrap()).unwrap()["status"].as_str().unwrap().to_owned()
+        })
         .collect();
     assert!(statuses.contains(&"rejected".to_owned()), "{statuses:?}");
     assert_eq!(plays(&service).into_iter().map(|play| play.0).collect::<Vec<_>>(), ["b"]);

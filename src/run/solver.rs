@@ -1,8 +1,8 @@
 //! The solver beside the loop: one job at a time, on its own thread with its own pool.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 

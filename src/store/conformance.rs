@@ -27,7 +27,8 @@ fn conforms(store: &dyn Store) {
     batch.delete(Family::Ledger, b"back");
     batch.put(Family::Ledger, b"back", b"2");
     store.write(&batch).unwrap();
-    let keys = |from: &[u8], to: Option<&[u8]>| rows(store, Family::Interactions, from, to).into_iter().map(|row| row.0).collect::<Vec<_>>();
+    let keys =
+        |from: &[u8], to: Option<&[u8]>| rows(store, Family::Interactions, from, to).into_iter().map(|row| row.0).collect::<Vec<_>>();
     assert_eq!(keys(b"", None), [&b"a"[..], b"ab", b"b", b"\xff\xff"]);
     assert_eq!(keys(b"a", after(b"a").as_deref()), [&b"a"[..], b"ab"]);
     assert_eq!(keys(b"aa", Some(b"b")), [&b"ab"[..]]);

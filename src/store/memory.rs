@@ -57,7 +57,8 @@ impl Store for MemoryStore {
 
     fn sizes(&self) -> Vec<(Family, u64)> {
         let rows = self.rows();
-        let size = |family| rows.iter().filter(|((of, _), _)| *of == family).map(|((_, key), value)| (key.len() + value.len()) as u64).sum();
+        let size =
+            |family| rows.iter().filter(|((of, _), _)| *of == family).map(|((_, key), value)| (key.len() + value.len()) as u64).sum();
         Family::ALL.map(|family| (family, size(family))).into()
     }
 }

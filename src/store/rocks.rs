@@ -162,19 +162,15 @@ fn check_format(db: &DB, path: &Path) -> Result<(), StoreError> {
 }
 
 fn is_empty(db: &DB) -> bool {
-    Family::ALL.iter().all(|&family| {
-        handle(db, family).is_ok_and(|handle| db.iterator_cf(handle, IteratorMode::Start).next().is_none())
-    })
+    Family::ALL.iter().all(|&family| handle(db, family).is_ok_and(|handle| db.iterator_cf(handle, IteratorMode::Start).next().is_none()))
 }
 
 /// RocksDB reports a bad file in many words; all of them mean that the state must not be used.
 fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
     match error.kind() {
-        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => StoreError::Damaged {
-            family: "RocksDB",
-            key: "-".to_owned(),
-            detail: format!("{} cannot be opened: {error}", path.display()),
-        },
+        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
+            StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail: format!("{} cannot be opened: {error}", path.display()) }
+        }
         // CURRENT is there, and what it points to is not.
         _ if error.to_string().contains("No such file") => StoreError::Damaged {
             family: "RocksDB",
@@ -198,7 +194,8 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 /// The lock goes with the process, however it ends.
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = path.join("nepenthe.lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| io("lock", format!("{}: {e}", file.display())))?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| io("lock", format!("{}: {e}", file.display())))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.display().to_string() }),

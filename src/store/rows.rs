@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{Family, StoreError};
 use crate::model::factors::Side;
 use crate::model::play::Play;
-use crate::model::processor::{DeadLetter, Outgoing, RowChange};
+use crate::model::step::{DeadLetter, Outgoing, RowChange};
 
 /// Version of the whole format, in the row [`FORMAT_KEY`] of `meta`.
 pub const FORMAT: u8 = 1;
@@ -225,8 +225,13 @@ mod tests {
     use super::*;
 
     fn any_play() -> impl Strategy<Value = Play> {
-        (any::<u32>(), any::<u32>(), any::<Option<u64>>(), 0i64..i64::MAX, any::<u64>())
-            .prop_map(|(user, item, ident, time, value)| Play { user, item, ident, time, value })
+        (any::<u32>(), any::<u32>(), any::<Option<u64>>(), 0i64..i64::MAX, any::<u64>()).prop_map(|(user, item, ident, time, value)| Play {
+            user,
+            item,
+            ident,
+            time,
+            value,
+        })
     }
 
     proptest! {
@@ -255,7 +260,8 @@ mod tests {
 
     #[test]
     fn generation_rows_come_back() {
-        let rows = vec![(Side::User, 7, RowChange::Put), (Side::Item, u32::MAX - 1, RowChange::Tombstone), (Side::User, 0, RowChange::Drop)];
+        let rows =
+            vec![(Side::User, 7, RowChange::Put), (Side::Item, u32::MAX - 1, RowChange::Tombstone), (Side::User, 0, RowChange::Drop)];
         for message in [Outgoing::Rows { generation: 3, rows }, Outgoing::Manifest { generation: u64::MAX }] {
             assert_eq!(read_outgoing(b"", &outgoing(&message).unwrap()).unwrap(), message);
         }

@@ -5,15 +5,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{Batch, Family, Store, StoreError, after, rows};
+use crate::model::Objective;
 use crate::model::dictionary::Dictionary;
 use crate::model::digest::LtHash;
 use crate::model::factors::{Factors, Side};
 use crate::model::fence::{Fences, HashKey, Rule};
 use crate::model::generation::{Current, NewGeneration, Published};
 use crate::model::play::Play;
-use crate::model::processor::{History, Outgoing, Positions, Range, Restored, RowChange, Step};
+use crate::model::processor::Restored;
 use crate::model::receipt::{Manifest, Request, RequestKey, Status};
-use crate::model::Objective;
+use crate::model::step::{History, Outgoing, Positions, Range, RowChange, Step};
 
 /// Small rows handed out together; a generation is handed out whole.
 const GROUP_ROWS: usize = 1000;
@@ -241,8 +242,11 @@ impl Tables {
     pub fn positions(&self) -> Result<Positions, StoreError> {
         let mut positions = Positions::new();
         let mut failed = None;
-        self.store.scan(Family::Meta, &[OFFSET, b'/'], after(&[OFFSET, b'/']).as_deref(), &mut |key, value| {
-            match read_position(key, value) {
+        self.store.scan(
+            Family::Meta,
+            &[OFFSET, b'/'],
+            after(&[OFFSET, b'/']).as_deref(),
+            &mut |key, value| match read_position(key, value) {
                 Ok((at, next)) => {
                     positions.insert(at, next);
                     ControlFlow::Continue(())
@@ -251,8 +255,8 @@ impl Tables {
                     failed = Some(error);
                     ControlFlow::Break(())
                 }
-            }
-        })?;
+            },
+        )?;
         failed.map_or(Ok(positions), Err)
     }
 
