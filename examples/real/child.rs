@@ -1,5 +1,7 @@
 //! `nepenthe` from outside: its commands, its pages, its exit codes.
 
+#![allow(dead_code, clippy::disallowed_methods, reason = "tests and measurements use their own part of it, and read the clock")]
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ type Result<T> = std::result::Result<T, String>;
 
 /// An installation: a state directory, topics of its own, perhaps a running service.
 pub struct Installation {
+    name: String,
     binary: PathBuf,
     settings: Vec<String>,
     pub state: PathBuf,
@@ -37,7 +40,7 @@ impl Installation {
         settings.push("log.level=warn".to_owned());
         settings.extend_from_slice(model);
         let binary = process::binary().map_err(|e| e.to_string())?;
-        let installation = Installation { binary, settings, state, address, child: None };
+        let installation = Installation { name: name.to_owned(), binary, settings, state, address, child: None };
         installation.done(&["topics"])?;
         Ok(installation)
     }
@@ -59,6 +62,20 @@ impl Installation {
             true => Ok(text),
             false => Err(format!("nepenthe {arguments:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr))),
         }
+    }
+
+    /// The exit code of a command.
+    pub fn code(&self, arguments: &[&str]) -> Result<i32> {
+        // Further arguments come last: the later of two settings holds.
+        let (name, more) = arguments.split_first().ok_or("no command")?;
+        let mut command = self.command(&[name]);
+        let output = command.args(more).output().map_err(|e| e.to_string())?;
+        output.status.code().ok_or(format!("nepenthe {arguments:?}: {}", output.status))
+    }
+
+    /// The name of one of its topics.
+    pub fn topic(&self, role: &str) -> String {
+        format!("{}.{role}", self.name)
     }
 
     /// Runs a command that prints JSON.

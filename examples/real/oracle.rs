@@ -1,5 +1,7 @@
 //! The model that never saw the forgotten events: their data in a store of its own, trained from another seed.
 
+#![allow(dead_code, reason = "tests and measurements use their own part of it")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

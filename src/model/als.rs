@@ -63,6 +63,25 @@ impl Weights {
         }
     }
 
+    /// What an observed pair with prediction `x` adds to `−½ ∂objective/∂x`, beyond the −a0 x that every pair adds.
+    #[inline(always)]
+    pub fn pull(&self, value: f32, x: f64) -> f64 {
+        let (weight, factor) = self.pair(value);
+        match self.objective {
+            Objective::Implicit => factor * (1.0 - x) + self.unobserved * x,
+            Objective::Explicit => factor - weight * x,
+        }
+    }
+
+    /// The prediction that an observed pair asks for.
+    #[inline(always)]
+    pub fn target(&self, value: f32) -> f64 {
+        match self.objective {
+            Objective::Implicit => 1.0,
+            Objective::Explicit => f64::from(value) - self.mean,
+        }
+    }
+
     /// λ of one row with `n` observed counterparts of `others`.
     pub fn row(&self, n: usize, others: usize) -> f64 {
         self.regularization * (n as f64 + self.unobserved * others as f64).powf(self.regularization_exp)

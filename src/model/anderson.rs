@@ -7,7 +7,7 @@ use faer::{Mat, Side};
 use rayon::prelude::*;
 
 /// Numbers summed by one task; fixed, so that the number of threads does not show in the bits.
-const BLOCK: usize = 1 << 14;
+pub(super) const BLOCK: usize = 1 << 14;
 /// Weight of the identity in the scaled least-squares problem: keeps nearly parallel differences harmless.
 const RIDGE: f64 = 1e-12;
 
@@ -102,7 +102,7 @@ fn difference(new: &[f64], old: &[f64]) -> Vec<f32> {
     new.iter().zip(old).map(|(new, old)| (new - old) as f32).collect()
 }
 
-fn dot<A: Copy + Sync, B: Copy + Sync>(a: &[A], b: &[B], of_a: impl Fn(A) -> f64 + Sync, of_b: impl Fn(B) -> f64 + Sync) -> f64 {
+pub(super) fn dot<A: Copy + Sync, B: Copy + Sync>(a: &[A], b: &[B], of_a: impl Fn(A) -> f64 + Sync, of_b: impl Fn(B) -> f64 + Sync) -> f64 {
     let blocks: Vec<f64> = a
         .par_chunks(BLOCK)
         .zip(b.par_chunks(BLOCK))

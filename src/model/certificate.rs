@@ -13,7 +13,7 @@ use super::ratings::Ratings;
 const CHUNK: usize = 64;
 /// Singular values below this share of the largest do not count towards the effective rank: plain rounding and the
 /// slow decay of superfluous ones stay below it, a direction that serves anybody stays above.
-const RANK_CUTOFF: f64 = 1e-4;
+pub(super) const RANK_CUTOFF: f64 = 1e-4;
 
 /// What a pass over all rows of both sides found.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -177,7 +177,7 @@ impl State {
             sweeps: solution.sweeps,
             seconds,
             effective_rank: solution.effective_rank,
-            sigma: None,
+            sigma: solution.sigma,
         };
         let requests = self.unlearned(&job, &rows, &certificate, now);
         let (ids, requests_omitted) = fitting(requests.iter().map(|(_, request)| request.receipt.request_id.clone()));
@@ -336,10 +336,13 @@ impl Job {
     }
 }
 
+/// Changed rows, and what they do to the digest.
+type Difference = (Vec<(Side, u32, RowChange)>, LtHash);
+
 /// Rows that readers see differently, and what that does to the digest.
-fn difference(side: Side, old: Option<&Table>, new: &Table, names: &[Option<Arc<str>>]) -> (Vec<(Side, u32, RowChange)>, LtHash) {
+fn difference(side: Side, old: Option<&Table>, new: &Table, names: &[Option<Arc<str>>]) -> Difference {
     let len = new.len().max(old.map_or(0, Table::len));
-    let parts: Vec<(Vec<(Side, u32, RowChange)>, LtHash)> = (0..len)
+    let parts: Vec<Difference> = (0..len)
         .collect::<Vec<_>>()
         .par_chunks(512)
         .map(|rows| {
@@ -355,9 +358,8 @@ fn difference(side: Side, old: Option<&Table>, new: &Table, names: &[Option<Arc<
                 if let Some(before) = &before {
                     digest.remove(key.as_bytes(), before);
                 }
-                match &after {
-                    Some(after) => digest.add(key.as_bytes(), after),
-                    None => (),
+                if let Some(after) = &after {
+                    digest.add(key.as_bytes(), after);
                 }
                 let change = if after.is_some() { RowChange::Put } else { RowChange::Tombstone };
                 changed.push((side, row as u32, change));

@@ -7,6 +7,7 @@ use pulp::Arch;
 use super::als::{Half, RowFailed, Weights, half_sweep};
 use super::anderson::Anderson;
 use super::certificate::{Measured, effective_rank, measure};
+use super::escape;
 use super::factors::{Factors, Side, Table};
 use super::ratings::Ratings;
 use super::{Objective, Params};
@@ -15,6 +16,8 @@ use super::{Objective, Params};
 const DEPTH: usize = 8;
 /// Rise of the objective that is rounding and not the accelerator's fault, relative to its size.
 const ROUNDING: f64 = 1e-12;
+/// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
+const ESCAPES: u32 = 8;
 
 /// Everything a solve depends on.
 #[derive(Debug, Clone)]
@@ -53,6 +56,9 @@ pub struct Solution {
     pub measured: Measured,
     pub sweeps: u32,
     pub effective_rank: Option<usize>,
+    /// Largest singular value of the scaled gradient beside the directions in use, a lower bound: up to 1 (and rounding)
+    /// no other model does better. `None` when the rank binds or the tolerance was not reached.
+    pub sigma: Option<f64>,
     /// Largest residual found by each sweep.
     pub trace: Vec<f64>,
 }
@@ -64,6 +70,9 @@ pub struct Solution {
 /// items is accelerated; a mixed point that would raise the objective is thrown away for the plain one, so no sweep
 /// ends above plain alternation. Each sweep costs `2 · pairs · k² + rows · k³/3` floating-point operations.
 ///
+/// A converged point may still be a saddle, above all after a warm start: [`escape`] looks for a direction that the
+/// factors have given up and need again, and the sweeps go on from there.
+///
 /// # Errors
 /// [`RowFailed`] names a row whose normal equations cannot be factorised.
 ///
@@ -73,14 +82,21 @@ pub fn solve(arch: Arch, problem: &Problem, watch: &dyn Watch) -> Result<Solutio
     let mean = if problem.params.objective == Objective::Explicit { problem.ratings.mean() } else { 0.0 };
     let mut run = Run::new(arch, problem, mean);
     let mut trace = Vec::new();
-    let mut measured = run.measure();
-    while measured.residual > problem.params.tolerance && (trace.len() as u32) < problem.params.max_sweeps && !watch.cancelled() {
-        run.converge(watch, &mut trace)?;
-        // What the sweeps saw on their way is checked afresh; rounding may ask for one more.
-        measured = run.measure();
+    let mut measured = run.settle(watch, &mut trace)?;
+    let mut sigma = None;
+    for escapes in 0..=ESCAPES {
+        if measured.residual > problem.params.tolerance || watch.cancelled() {
+            break;
+        }
+        let found = escape::search(arch, run.ratings, &run.factors, &run.weights, problem.params.tolerance);
+        sigma = found.as_ref().map(|found| found.sigma);
+        let Some(found) = found.filter(|found| found.leads_on() && escapes < ESCAPES && run.has_sweeps(&trace)) else { break };
+        escape::follow(run.ratings, &mut run.factors, &run.weights, &found);
+        sigma = None;
+        measured = run.settle(watch, &mut trace)?;
     }
     let effective_rank = effective_rank(arch, &run.factors);
-    Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, trace, factors: run.factors })
+    Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, sigma, trace, factors: run.factors })
 }
 
 struct Run<'a> {
@@ -109,11 +125,25 @@ impl<'a> Run<'a> {
         measure(self.arch, self.ratings, &self.factors, &self.weights)
     }
 
+    fn has_sweeps(&self, trace: &[f64]) -> bool {
+        (trace.len() as u32) < self.params.max_sweeps
+    }
+
+    /// Converges until that holds when measured afresh: what the sweeps saw on their way may differ by rounding.
+    fn settle(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Measured, RowFailed> {
+        let mut measured = self.measure();
+        while measured.residual > self.params.tolerance && self.has_sweeps(trace) && !watch.cancelled() {
+            self.converge(watch, trace)?;
+            measured = self.measure();
+        }
+        Ok(measured)
+    }
+
     /// Sweeps until a residual below the tolerance is seen.
     fn converge(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let mut anderson = Anderson::new(DEPTH);
         let mut best = f64::INFINITY;
-        while (trace.len() as u32) < self.params.max_sweeps && !watch.cancelled() {
+        while self.has_sweeps(trace) && !watch.cancelled() {
             let eliminated = self.solve_users()?;
             if eliminated > best + ROUNDING * best.abs()
                 && let Some(plain) = anderson.last_image()

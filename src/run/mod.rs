@@ -31,7 +31,7 @@ use crate::store::{Family, Store, StoreError};
 
 use board::Board;
 use keys::Signer;
-use service::{Ports, Service, TurnError};
+use service::{Parts, Ports, Service, TurnError};
 use solver::{Progress, ThreadSolver};
 
 /// File of the hash key in the state directory.
@@ -116,7 +116,8 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
     let transactional_id = config.kafka.transactions.then(|| format!("{}-{}", config.kafka.group, signer.key_id()));
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
-    let service = Service::new(state, tables, config.topics.clone(), config.generation.clone(), signer, metrics, board.clone(), now())?;
+    let (topics, timing) = (config.topics.clone(), config.generation.clone());
+    let service = Service::new(Parts { state, tables, topics, timing, signer, metrics, board: board.clone() }, now())?;
     let server = Server::start(config.http.listen, board.clone())?;
 
     let stop = Arc::new(AtomicBool::new(false));

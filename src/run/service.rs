@@ -69,6 +69,17 @@ struct Sending {
     since: Millis,
 }
 
+/// What a service is made of.
+pub struct Parts {
+    pub state: State,
+    pub tables: Tables,
+    pub topics: Topics,
+    pub timing: Generation,
+    pub signer: Signer,
+    pub metrics: Arc<Metrics>,
+    pub board: Arc<Board>,
+}
+
 /// The service without its threads.
 pub struct Service {
     pub(super) state: State,
@@ -100,16 +111,8 @@ impl Service {
     ///
     /// # Errors
     /// [`StoreError`] when the outbox cannot be read.
-    pub fn new(
-        state: State,
-        tables: Tables,
-        topics: Topics,
-        timing: Generation,
-        signer: Signer,
-        metrics: Arc<Metrics>,
-        board: Arc<Board>,
-        now: Millis,
-    ) -> Result<Service, StoreError> {
+    pub fn new(parts: Parts, now: Millis) -> Result<Service, StoreError> {
+        let Parts { state, tables, topics, timing, signer, metrics, board } = parts;
         let (outbox, unpublished) = tables.outbox_len()?;
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {

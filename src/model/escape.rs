@@ -1,0 +1,375 @@
+//! The way out of a saddle: a direction that the factors have given up and that would lower the objective.
+//!
+//! Where the optimum needs fewer directions than the rank, the others collapse to zero, and alternating least squares
+//! cannot bring one back that changed data need again: it would have to grow from nothing, below every residual. What
+//! is looked at here is the gradient by predictions, `M = −½ ∂loss/∂X`, with rows scaled by their λ:
+//! `M̃ = Λ_u^-½ M Λ_i^-½`. The penalty of the factors is the nuclear norm of `Λ_u^½ X Λ_i^½` in disguise, so
+//! stationary factors are the global optimum if the rank does not bind and `σ_max(M̃) ≤ 1`: the directions in use have
+//! σ = 1, and a collapsed one with σ > 1 is a way down.
+//!
+//! Source of the condition: Srebro, Rennie, Jaakkola, *Maximum-Margin Matrix Factorization*, NIPS 2004; of the missed
+//! directions: Haeffele, Vidal, *Structured Low-Rank Matrix Factorization: Global Optimality, Algorithms, and
+//! Applications*, IEEE TPAMI 42 (2020).
+
+use faer::{Mat, Side as Triangle};
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::als::{self, Weights};
+use super::certificate::RANK_CUTOFF;
+use super::factors::{Factors, Table};
+use super::kernel;
+use super::lanczos::{self, Operator, Triplet};
+use super::ratings::{Ratings, Rows};
+
+/// Products with M̃ and with its transpose in one search.
+const STEPS: usize = 48;
+/// A σ above 1 by less is left alone: an f32 gradient and factors stationary to 1e-6 know it no better.
+const MARGIN: f64 = 1e-6;
+/// Blocks of user rows; fixed, so that the number of threads does not show in the bits.
+const BLOCKS: usize = 32;
+/// A start vector that loses all but this share to the directions in use says that these are all there are.
+const NOTHING_LEFT: f64 = 1e-10;
+/// Predictions below this share of what they should be are zero, however they compare to each other.
+const ZERO: f64 = 1e-8;
+
+/// What a search found beside the directions in use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Search {
+    /// Largest singular value of M̃ there, from below (Lanczos); 0 when nothing is left there.
+    pub sigma: f64,
+    /// Ways down, steepest first; no more than there are collapsed directions.
+    ways: Vec<Way>,
+}
+
+impl Search {
+    /// Whether following would lower the objective.
+    pub fn leads_on(&self) -> bool {
+        !self.ways.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Way {
+    triplet: Triplet,
+    /// Collapsed direction of the factors that takes it up, of length k.
+    along: Vec<f64>,
+}
+
+/// Looks for collapsed directions that would lower the objective. `None` when the rank binds (no direction has
+/// collapsed), when there are no pairs, or when their weights are so far apart that M̃ is lost in rounding.
+///
+/// `tolerance` is the residual down to which the factors are stationary. Costs up to 96 passes over the pairs, each of
+/// 2 floating-point operations a pair, and takes 4 bytes a pair and 48 vectors of either side meanwhile. Equal input
+/// gives equal bits for any number of threads.
+pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights, tolerance: f64) -> Option<Search> {
+    let gradient = Gradient::new(ratings, factors, weights);
+    if gradient.reach == 0.0 {
+        return None;
+    }
+    let directions = Directions::new(arch, factors, &gradient)?;
+    if directions.collapsed.is_empty() {
+        return None;
+    }
+    let complement = Complement { gradient: &gradient, directions: &directions };
+    let mut start: Vec<f64> =
+        gradient.scales[1].iter().enumerate().map(|(row, &scale)| if scale > 0.0 { noise(row) } else { 0.0 }).collect();
+    let length = lanczos::inner(&start, &start);
+    complement.project(1, &mut start);
+    if lanczos::inner(&start, &start) <= NOTHING_LEFT * length {
+        return Some(Search { sigma: 0.0, ways: Vec::new() });
+    }
+    let threshold = 1.0 + MARGIN.max(tolerance) + gradient.rounding;
+    let top = lanczos::top(&complement, start, STEPS, threshold, directions.collapsed.len())?;
+    let ways = top.above.into_iter().zip(directions.collapsed).map(|(triplet, along)| Way { triplet, along }).collect();
+    (gradient.rounding < 1.0).then_some(Search { sigma: top.value, ways })
+}
+
+/// Takes the ways that a search found: each gets a collapsed direction of its own, with the length that lowers the
+/// objective most if it were alone, divided by their number, so that together they lower it, too.
+pub fn follow(ratings: &Ratings, factors: &mut Factors, weights: &Weights, search: &Search) {
+    let scales = scales(ratings, factors, weights);
+    for Way { triplet, along } in &search.ways {
+        let left = scaled(&triplet.left, &scales[0]);
+        let right = scaled(&triplet.right, &scales[1]);
+        let curvature = curvature(ratings, weights, &left, &right) * search.ways.len() as f64;
+        let length = ((triplet.value - 1.0) / curvature).sqrt();
+        if length.is_finite() {
+            replace(&mut factors.users, along, &left, length);
+            replace(&mut factors.items, along, &right, length);
+        }
+    }
+}
+
+/// `½ d²loss/dt²` along `X + t · left rightᵀ`.
+fn curvature(ratings: &Ratings, weights: &Weights, left: &[f64], right: &[f64]) -> f64 {
+    let observed: Vec<f64> = blocks(&ratings.users)
+        .into_par_iter()
+        .map(|rows| {
+            rows.map(|row| {
+                let (columns, values) = ratings.users.row(row);
+                let squares = columns.iter().zip(values).map(|(&column, &value)| weights.pair(value).0 * right[column as usize].powi(2));
+                left[row].powi(2) * squares.sum::<f64>()
+            })
+            .sum()
+        })
+        .collect();
+    observed.iter().sum::<f64>() + weights.unobserved * lanczos::inner(left, left) * lanczos::inner(right, right)
+}
+
+/// Puts `length · values` in the place of what the rows have along a direction.
+fn replace(table: &mut Table, along: &[f64], values: &[f64], length: f64) {
+    let k = along.len();
+    table.values_mut().par_chunks_mut(k).zip(values).for_each(|(row, &value)| {
+        let had: f64 = row.iter().zip(along).map(|(x, z)| x * z).sum();
+        row.iter_mut().zip(along).for_each(|(x, z)| *x += (length * value - had) * z);
+    });
+}
+
+fn scaled(values: &[f64], scales: &[f64]) -> Vec<f64> {
+    values.iter().zip(scales).map(|(value, scale)| value * scale).collect()
+}
+
+/// `λ^-½` of the rows of users and of items; 0 for rows that do not exist.
+fn scales(ratings: &Ratings, factors: &Factors, weights: &Weights) -> [Vec<f64>; 2] {
+    let counts = [factors.users.count(), factors.items.count()];
+    let of = |rows: &Rows, table: &Table, others: usize| {
+        (0..table.len()).map(|row| if table.is_live(row) { weights.row(rows.degree(row), others).sqrt().recip() } else { 0.0 }).collect()
+    };
+    [of(&ratings.users, &factors.users, counts[1]), of(&ratings.items, &factors.items, counts[0])]
+}
+
+/// Ranges of rows.
+fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
+    let size = rows.len().div_ceil(BLOCKS).max(1);
+    (0..rows.len()).step_by(size).map(|first| first..(first + size).min(rows.len())).collect()
+}
+
+/// A number in ±1 that depends on the row alone (the finaliser of SplitMix64).
+fn noise(row: usize) -> f64 {
+    let mut word = (row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((word ^ word >> 31) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+/// M̃, of users × items: what observed pairs add, in the order of the users' rows, and `−a0 Ũ Ṽᵀ` in factors.
+struct Gradient<'a> {
+    rows: &'a Rows,
+    factors: &'a Factors,
+    unobserved: f64,
+    scales: [Vec<f64>; 2],
+    /// By block of users.
+    observed: Vec<(std::ops::Range<usize>, Vec<f32>)>,
+    /// `(Σ_observed λ_u λ_i target²)^½`: the size of scaled predictions that meet every target.
+    reach: f64,
+    /// What rounding may have added to one entry.
+    rounding: f64,
+}
+
+impl<'a> Gradient<'a> {
+    fn new(ratings: &'a Ratings, factors: &'a Factors, weights: &Weights) -> Gradient<'a> {
+        let scales = scales(ratings, factors, weights);
+        let parts: Vec<_> = blocks(&ratings.users)
+            .into_par_iter()
+            .map(|rows| {
+                let (mut observed, mut reach, mut rounding) = (Vec::new(), 0.0, 0.0f64);
+                for row in rows.clone() {
+                    let (columns, values) = ratings.users.row(row);
+                    for (&column, &value) in columns.iter().zip(values) {
+                        let scale = scales[0][row] * scales[1][column as usize];
+                        let x: f64 = factors.users.raw(row).iter().zip(factors.items.raw(column as usize)).map(|(u, v)| u * v).sum();
+                        observed.push((scale * weights.pull(value, x)) as f32);
+                        reach += (weights.target(value) / scale).powi(2);
+                        rounding = rounding.max(f64::EPSILON * scale * weights.pair(value).1.abs());
+                    }
+                }
+                ((rows, observed), reach, rounding)
+            })
+            .collect();
+        let mut gradient = Gradient {
+            rows: &ratings.users,
+            factors,
+            unobserved: weights.unobserved,
+            scales,
+            observed: Vec::new(),
+            reach: 0.0,
+            rounding: 0.0,
+        };
+        for (observed, reach, rounding) in parts {
+            gradient.observed.push(observed);
+            gradient.reach += reach;
+            gradient.rounding = gradient.rounding.max(rounding);
+        }
+        gradient.reach = gradient.reach.sqrt();
+        gradient
+    }
+
+    /// `out −= a0 Λ^-½ T (Λ_other^-½ Otherᵀ x)`, the part of the pairs that nobody observed.
+    fn unobserved(&self, (table, scales): (&Table, &[f64]), (other, other_scales): (&Table, &[f64]), x: &[f64], out: &mut [f64]) {
+        if self.unobserved == 0.0 {
+            return;
+        }
+        let shares = gathered(other, &scaled(x, other_scales));
+        out.par_iter_mut().enumerate().for_each(|(row, out)| {
+            let product: f64 = table.raw(row).iter().zip(&shares).map(|(x, share)| x * share).sum();
+            *out -= self.unobserved * scales[row] * product;
+        });
+    }
+}
+
+impl Operator for Gradient<'_> {
+    fn forward(&self, x: &[f64]) -> Vec<f64> {
+        let Factors { users, items } = self.factors;
+        let parts: Vec<Vec<f64>> = self
+            .observed
+            .par_iter()
+            .map(|(rows, values)| {
+                let mut values = values.iter();
+                let product =
+                    |row| self.rows.row(row).0.iter().zip(&mut values).map(|(&column, &value)| f64::from(value) * x[column as usize]).sum();
+                rows.clone().map(product).collect()
+            })
+            .collect();
+        let mut out = parts.concat();
+        out.resize(users.len(), 0.0);
+        self.unobserved((users, &self.scales[0]), (items, &self.scales[1]), x, &mut out);
+        out
+    }
+
+    fn backward(&self, y: &[f64]) -> Vec<f64> {
+        let Factors { users, items } = self.factors;
+        let parts: Vec<Vec<f64>> = self
+            .observed
+            .par_iter()
+            .map(|(rows, values)| {
+                let (mut values, mut sum) = (values.iter(), vec![0.0; items.len()]);
+                for row in rows.clone() {
+                    for (&column, &value) in self.rows.row(row).0.iter().zip(&mut values) {
+                        sum[column as usize] += f64::from(value) * y[row];
+                    }
+                }
+                sum
+            })
+            .collect();
+        let mut out = vec![0.0; items.len()];
+        for part in parts {
+            out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
+        }
+        self.unobserved((items, &self.scales[1]), (users, &self.scales[0]), y, &mut out);
+        out
+    }
+}
+
+/// `Tᵀ x`, of length k, summed in fixed blocks.
+fn gathered(table: &Table, x: &[f64]) -> Vec<f64> {
+    const ROWS: usize = 1024;
+    let k = table.rank();
+    let parts: Vec<Vec<f64>> = table
+        .values()
+        .par_chunks(ROWS * k)
+        .zip(x.par_chunks(ROWS))
+        .map(|(rows, x)| {
+            let mut sum = vec![0.0; k];
+            for (row, &x) in rows.chunks_exact(k).zip(x) {
+                sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += x * row);
+            }
+            sum
+        })
+        .collect();
+    let mut sum = vec![0.0; k];
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    sum
+}
+
+/// The directions of the factors' k-space that are in use and those that have collapsed.
+struct Directions {
+    /// Unit vectors, most collapsed first.
+    collapsed: Vec<Vec<f64>>,
+    /// k × k per side: `T Z (Zᵀ Tᵀ T Z)⁻¹ Zᵀ Tᵀ` projects on what the side's directions in use `Z` span, with `T = Λ^½ F`.
+    inverse: [Mat<f64>; 2],
+}
+
+impl Directions {
+    /// `None` when a decomposition does not converge.
+    fn new(arch: Arch, factors: &Factors, gradient: &Gradient<'_>) -> Option<Directions> {
+        let k = factors.users.rank();
+        let grams = [dense_gram(arch, &factors.users, &gradient.scales[0]), dense_gram(arch, &factors.items, &gradient.scales[1])];
+        // Both are equal where the factors are stationary.
+        let mean = (&grams[0] + &grams[1]).self_adjoint_eigen(Triangle::Lower).ok()?;
+        let size = |at: usize| mean.S()[at] / 2.0;
+        let largest = (0..k).map(size).fold(ZERO * gradient.reach, f64::max);
+        // Ascending, as the decomposition gives them.
+        let (used, collapsed): (Vec<usize>, Vec<usize>) = (0..k).partition(|&at| size(at) > RANK_CUTOFF * largest);
+        let vector = |at: usize| -> Vec<f64> { (0..k).map(|i| mean.U()[(i, at)]).collect() };
+        let basis = Mat::from_fn(k, used.len(), |i, j| mean.U()[(i, used[j])]);
+        let inverse = |gram: &Mat<f64>| {
+            if used.is_empty() {
+                return Some(Mat::zeros(k, k));
+            }
+            let small = (basis.transpose() * gram * &basis).self_adjoint_eigen(Triangle::Lower).ok()?;
+            let root = Mat::from_fn(used.len(), used.len(), |i, j| small.U()[(i, j)] / small.S()[j].sqrt());
+            let half = &basis * root;
+            Some(&half * half.transpose())
+        };
+        Some(Directions { collapsed: collapsed.into_iter().map(vector).collect(), inverse: [inverse(&grams[0])?, inverse(&grams[1])?] })
+    }
+}
+
+/// `Σ λ x xᵀ` over the rows of a table.
+fn dense_gram(arch: Arch, table: &Table, scales: &[f64]) -> Mat<f64> {
+    let mut scaled = table.clone();
+    let k = table.rank();
+    scaled.values_mut().par_chunks_mut(k).zip(scales).for_each(|(row, &scale)| {
+        row.iter_mut().for_each(|x| {
+            if scale > 0.0 {
+                *x /= scale
+            }
+        })
+    });
+    let (gram, stride) = (als::gram(arch, &scaled), kernel::padded(k));
+    Mat::from_fn(k, k, |i, j| gram[i.min(j) * stride + i.max(j)])
+}
+
+/// M̃ without the directions in use.
+struct Complement<'a> {
+    gradient: &'a Gradient<'a>,
+    directions: &'a Directions,
+}
+
+impl Complement<'_> {
+    /// Takes the directions in use out of a vector of users (0) or items (1); twice, for the rounding of the first time.
+    fn project(&self, side: usize, x: &mut [f64]) {
+        let table = if side == 0 { &self.gradient.factors.users } else { &self.gradient.factors.items };
+        let scales = &self.gradient.scales[side];
+        let unscale = |row: usize| if scales[row] > 0.0 { scales[row].recip() } else { 0.0 };
+        for _ in 0..2 {
+            let shares = gathered(table, &x.iter().enumerate().map(|(row, x)| x * unscale(row)).collect::<Vec<f64>>());
+            let shares = &self.directions.inverse[side] * Mat::from_fn(shares.len(), 1, |i, _| shares[i]);
+            x.par_iter_mut().enumerate().for_each(|(row, x)| {
+                let inside: f64 = table.raw(row).iter().enumerate().map(|(i, value)| value * shares[(i, 0)]).sum();
+                *x -= unscale(row) * inside;
+            });
+        }
+    }
+}
+
+impl Operator for Complement<'_> {
+    fn forward(&self, x: &[f64]) -> Vec<f64> {
+        let mut out = self.gradient.forward(x);
+        self.project(0, &mut out);
+        out
+    }
+
+    fn backward(&self, y: &[f64]) -> Vec<f64> {
+        let mut out = self.gradient.backward(y);
+        self.project(1, &mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+#[path = "escape_tests.rs"]
+mod tests;

@@ -1,0 +1,209 @@
+//! The largest singular values, with their vectors, of a matrix that is only known by its products.
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::anderson::{self, BLOCK};
+
+/// The largest value is found when the residual of its vectors is below this share of it; its own error is about the
+/// square of that, over the distance to its neighbour.
+const CONVERGED: f64 = 1e-6;
+/// What is left of a vector below this share of the matrix is rounding: everything within reach has been seen.
+const EXHAUSTED: f64 = 1e-13;
+/// Steps between two looks at the projected problem.
+const LOOK: usize = 4;
+
+/// A matrix by its products with a vector.
+pub trait Operator: Sync {
+    /// `A x`.
+    fn forward(&self, x: &[f64]) -> Vec<f64>;
+    /// `Aᵀ y`.
+    fn backward(&self, y: &[f64]) -> Vec<f64>;
+}
+
+/// `leftᵀ A right = value`, both vectors of length one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Triplet {
+    pub value: f64,
+    pub left: Vec<f64>,
+    pub right: Vec<f64>,
+}
+
+/// What the iteration knows of the largest singular values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Top {
+    /// The largest, from below. Where more steps would not have changed it, it is exact to about 1e-12.
+    pub value: f64,
+    /// Triplets above the asked threshold, largest first. Their values are from below, too.
+    pub above: Vec<Triplet>,
+}
+
+/// Golub–Kahan–Lanczos bidiagonalisation from `start` (not zero) with full reorthogonalisation: at most `steps`
+/// products with A and as many with Aᵀ, then the triplets of the projected matrix above `threshold`, at most `most`.
+///
+/// Answers `None` when a product was not finite. Keeps `steps` vectors of either side and costs
+/// `4 · steps² · (rows + columns)` floating-point operations besides the products.
+///
+/// # Source
+/// Golub, Kahan, *Calculating the Singular Values and Pseudo-Inverse of a Matrix*, SIAM J. Numer. Anal. B 2 (1965).
+pub fn top(operator: &dyn Operator, start: Vec<f64>, steps: usize, threshold: f64, most: usize) -> Option<Top> {
+    let mut basis = Basis { beyond: 1.0, ..Basis::default() };
+    let mut next = start;
+    orthonormalise(&mut next, &[]);
+    while basis.diagonal.len() < steps && basis.beyond > EXHAUSTED * basis.largest {
+        next = basis.step(operator, next);
+        if basis.diagonal.len().is_multiple_of(LOOK) && basis.converged() {
+            break;
+        }
+    }
+    if basis.beyond.is_finite() { basis.triplets(threshold, most) } else { None }
+}
+
+/// `A V = U B`, `Aᵀ U = V Bᵀ + beyond · next e_lastᵀ`: orthonormal columns in U and V, upper bidiagonal B.
+#[derive(Default)]
+struct Basis {
+    left: Vec<Vec<f64>>,
+    right: Vec<Vec<f64>>,
+    diagonal: Vec<f64>,
+    above_diagonal: Vec<f64>,
+    /// Coupling to what has not been seen; not a number once a product was none.
+    beyond: f64,
+    /// Largest entry of B.
+    largest: f64,
+}
+
+impl Basis {
+    /// Takes a direction into the basis and answers the next one.
+    fn step(&mut self, operator: &dyn Operator, direction: Vec<f64>) -> Vec<f64> {
+        let mut left = operator.forward(&direction);
+        let alpha = orthonormalise(&mut left, &self.left);
+        let mut next = operator.backward(&left);
+        if !self.diagonal.is_empty() {
+            self.above_diagonal.push(self.beyond);
+        }
+        self.right.push(direction);
+        self.left.push(left);
+        self.diagonal.push(alpha);
+        self.beyond = orthonormalise(&mut next, &self.right);
+        self.largest = self.largest.max(alpha).max(self.beyond);
+        next
+    }
+
+    fn projected(&self) -> Mat<f64> {
+        let size = self.diagonal.len();
+        Mat::from_fn(size, size, |i, j| match j.wrapping_sub(i) {
+            0 => self.diagonal[i],
+            1 => self.above_diagonal[i],
+            _ => 0.0,
+        })
+    }
+
+    /// Whether the vectors of the largest value are as good as wanted.
+    fn converged(&self) -> bool {
+        let last = self.diagonal.len() - 1;
+        self.projected().svd().is_ok_and(|svd| self.beyond * svd.U()[(last, 0)].abs() <= CONVERGED * svd.S()[0])
+    }
+
+    fn triplets(&self, threshold: f64, most: usize) -> Option<Top> {
+        if self.diagonal.is_empty() {
+            return Some(Top { value: 0.0, above: Vec::new() });
+        }
+        let svd = self.projected().svd().ok()?;
+        let above = (0..self.diagonal.len().min(most))
+            .take_while(|&at| svd.S()[at] > threshold)
+            .map(|at| Triplet {
+                value: svd.S()[at],
+                left: combined(&self.left, |row| svd.U()[(row, at)]),
+                right: combined(&self.right, |row| svd.V()[(row, at)]),
+            })
+            .collect();
+        Some(Top { value: svd.S()[0], above })
+    }
+}
+
+/// Makes a vector orthogonal to an orthonormal basis and of length one, twice over so that rounding does not show;
+/// answers its length in between. What is left of a zero is zero.
+fn orthonormalise(vector: &mut [f64], basis: &[Vec<f64>]) -> f64 {
+    let mut length = 1.0;
+    for _ in 0..2 {
+        for known in basis {
+            let share = inner(known, vector);
+            vector.par_chunks_mut(BLOCK).zip(known.par_chunks(BLOCK)).for_each(|(vector, known)| {
+                vector.iter_mut().zip(known).for_each(|(value, known)| *value -= share * known);
+            });
+        }
+        let now = inner(vector, vector).sqrt();
+        if now > 0.0 {
+            vector.par_chunks_mut(BLOCK).for_each(|block| block.iter_mut().for_each(|value| *value /= now));
+        }
+        length *= now;
+    }
+    length
+}
+
+/// `x · y`, summed in fixed blocks.
+pub fn inner(x: &[f64], y: &[f64]) -> f64 {
+    anderson::dot(x, y, |value| value, |value| value)
+}
+
+fn combined(basis: &[Vec<f64>], share: impl Fn(usize) -> f64) -> Vec<f64> {
+    let mut sum = vec![0.0; basis[0].len()];
+    for (at, vector) in basis.iter().enumerate() {
+        let share = share(at);
+        sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += share * value);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dense(Mat<f64>);
+
+    impl Operator for Dense {
+        fn forward(&self, x: &[f64]) -> Vec<f64> {
+            (0..self.0.nrows()).map(|i| (0..x.len()).map(|j| self.0[(i, j)] * x[j]).sum()).collect()
+        }
+
+        fn backward(&self, y: &[f64]) -> Vec<f64> {
+            (0..self.0.ncols()).map(|j| (0..y.len()).map(|i| self.0[(i, j)] * y[i]).sum()).collect()
+        }
+    }
+
+    fn wavy(rows: usize, columns: usize) -> Dense {
+        Dense(Mat::from_fn(rows, columns, |i, j| {
+            ((i * 7 + j * 13) as f64).sin() / (1.0 + (i % 5) as f64) + ((i * i + j) as f64 * 0.37).cos()
+        }))
+    }
+
+    fn start(columns: usize) -> Vec<f64> {
+        (0..columns).map(|j| 1.0 + (j as f64 * 1.7).sin()).collect()
+    }
+
+    #[test]
+    fn the_largest_are_those_of_the_dense_decomposition() {
+        for (rows, columns) in [(60, 40), (40, 60), (3, 50), (50, 3), (1, 1)] {
+            let matrix = wavy(rows, columns);
+            let svd = matrix.0.svd().unwrap();
+            let found = top(&matrix, start(columns), 60, 0.0, 2).unwrap();
+            assert!((found.value / svd.S()[0] - 1.0).abs() < 1e-11, "{rows} × {columns}: {} {}", found.value, svd.S()[0]);
+            let first = &found.above[0];
+            assert!((inner(&matrix.forward(&first.right), &first.left) / first.value - 1.0).abs() < 1e-12);
+            assert!((inner(&first.left, &first.left) - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn few_values_and_none_are_fine() {
+        let rank_one = Dense(Mat::from_fn(9, 7, |i, j| (i + 1) as f64 * (j + 2) as f64));
+        let found = top(&rank_one, start(7), 20, 1.0, 5).unwrap();
+        assert!(found.above.len() == 1 && (found.value / rank_one.0.svd().unwrap().S()[0] - 1.0).abs() < 1e-13);
+        assert_eq!(top(&Dense(Mat::zeros(4, 5)), start(5), 20, 1.0, 5), Some(Top { value: 0.0, above: Vec::new() }));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_answered() {
+        assert_eq!(top(&Dense(Mat::from_fn(4, 4, |_, _| f64::NAN)), start(4), 20, 1.0, 5), None);
+    }
+}
