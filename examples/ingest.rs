@@ -112,9 +112,11 @@ fn main() -> std::process::ExitCode {
 
 fn measure(args: &Args) -> Result<(), IngestError> {
     let topic = "ingest.interactions";
+    let load = load_average();
     create_topic(args, topic)?;
     let (sent, bytes) = send(args, topic)?;
     println!("{} events, {:.1} bytes each, {} partitions, lz4", args.events, bytes as f64 / args.events as f64, args.partitions);
+    println!("load average {load} at the start: figures count only from an otherwise idle machine");
     sent.print("producer");
     let mut bare = 0.0_f64;
     for _ in 0..BARE_READS {
@@ -154,6 +156,12 @@ fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
         ingest.state_bytes as f64 / args.events as f64
     );
     Ok(rate.per_second())
+}
+
+/// Processes that wanted to run in the last minute, of all on this machine; "unknown" where the kernel does not tell.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().filter(|load| !load.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 fn client(args: &Args) -> ClientConfig {

@@ -69,7 +69,9 @@ impl Service {
             let mut command = Command::new(&binary);
             command.arg(name).arg("--brokers").arg(brokers).arg("--state").arg(&state);
             command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
-            command.args(["--set", "kafka.group=ingest", "--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
+            // A group of its own: the member of an earlier run, on another state, would hold this one up.
+            command.arg("--set").arg(format!("kafka.group=ingest-{}", address.port()));
+            command.args(["--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
             command.args(["--set", "log.level=warn"]);
             command
         };

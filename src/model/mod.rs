@@ -13,6 +13,7 @@ pub mod event;
 pub mod factors;
 pub mod fence;
 pub mod generation;
+mod intake;
 pub mod kernel;
 pub mod lanczos;
 pub mod play;

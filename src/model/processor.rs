@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::dictionary::{Dictionary, NumbersExhausted};
-use super::event::{self, Event, Forget, Interaction, Kind, Origin, Refusal, Selector};
+use super::event::{self, Forget, Refusal, Selector};
 use super::factors::Side;
 use super::fence::{self, Fences};
 use super::generation::{Current, read_all};
+use super::intake::{Known, Reading};
 use super::play::{Play, ordered};
 use super::ratings::Ratings;
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
@@ -127,28 +128,24 @@ impl State {
         now: Millis,
         history: &H,
     ) -> Result<Step, FoldError<H::Error>> {
+        let inputs: Vec<Input<'a>> = inputs.collect();
+        let readings = self.read(topics, &inputs);
         let mut fold = Fold { step: Step::default(), sorted: true, erased: HashSet::new(), now, history };
         let mut places: Vec<Place> = Vec::new();
         let mut last = 0;
-        for input in inputs {
-            last = self.place(topics, &mut places, last, &input);
+        for (input, reading) in inputs.iter().zip(readings) {
+            last = self.place(topics, &mut places, last, input);
             let place = &mut places[last];
             if input.offset < place.next && !input.reset {
                 fold.step.tally.seen += 1;
                 continue;
             }
             place.next = input.offset + 1;
-            let (kind, topic) = (place.kind, &topics[input.topic as usize]);
-            let Some(payload) = input.payload else {
-                fold.step.tally.empty += 1;
-                continue;
-            };
-            let objective = self.params.objective;
-            let origin = Origin { topic, partition: input.partition, offset: input.offset, timestamp: input.timestamp, kind, objective };
-            match event::decode(&origin, payload) {
-                Ok(Event::Interaction(event)) => self.interaction(&mut fold, &event)?,
-                Ok(Event::Forget(forget)) => self.forget(&mut fold, forget).map_err(FoldError::History)?,
-                Err(refusal) => fold.step.outbox.push(dead_letter(&origin, &input, payload, refusal)),
+            match reading {
+                Reading::Empty => fold.step.tally.empty += 1,
+                Reading::Interaction(known) => self.interaction(&mut fold, &known)?,
+                Reading::Forget(forget) => self.forget(&mut fold, forget).map_err(FoldError::History)?,
+                Reading::Refused(refusal) => fold.step.outbox.push(dead_letter(&topics[input.topic as usize], input, refusal)),
             }
         }
         for place in places {
@@ -171,32 +168,26 @@ impl State {
         places.iter().position(same).unwrap_or_else(|| {
             let name = &topics[input.topic as usize];
             let next = self.positions.get(&(name.clone(), input.partition)).copied().unwrap_or(0);
-            let kind = if *name == self.topics.interactions { Kind::Interaction } else { Kind::Forget };
-            places.push(Place { topic: input.topic, partition: input.partition, next, kind });
+            places.push(Place { topic: input.topic, partition: input.partition, next });
             places.len() - 1
         })
     }
 
-    fn interaction<H: History>(&mut self, fold: &mut Fold<'_, H>, event: &Interaction<'_>) -> Result<(), NumbersExhausted> {
-        if self.fences.cover(event) {
+    fn interaction<H: History>(&mut self, fold: &mut Fold<'_, H>, known: &Known<'_>) -> Result<(), NumbersExhausted> {
+        let event = &known.event;
+        // Fences of this batch were not up when it was read.
+        if known.fenced || (!fold.step.rules.is_empty() && self.fences.cover(event)) {
             fold.step.tally.fenced += 1;
             return Ok(());
         }
-        let (user, new_user) = self.dictionary.assign(Side::User, &event.user)?;
-        let (item, new_item) = self.dictionary.assign(Side::Item, &event.item)?;
-        if new_user {
-            fold.step.identities.push((Side::User, user));
-        }
-        if new_item {
-            fold.step.identities.push((Side::Item, item));
-        }
-        let ident = event.event_id.as_deref().map(|id| self.fences.key().event(id));
+        let user = self.number(fold, Side::User, &event.user, known.user)?;
+        let item = self.number(fold, Side::Item, &event.item, known.item)?;
         // Only ratings of equal time are decided by the id itself.
         let name = match (self.params.objective, &event.event_id) {
             (Objective::Explicit, Some(id)) => Box::from(&**id),
             _ => Box::default(),
         };
-        let play = Play { user, item, ident, time: event.time, value: ordered(event.value) };
+        let play = Play { user, item, ident: known.ident, time: event.time, value: ordered(event.value) };
         fold.sorted = fold.sorted && fold.step.plays.last().is_none_or(|(last, _)| *last < play);
         fold.step.plays.push((play, name));
         self.dirty[Side::User as usize].set(user);
@@ -204,6 +195,18 @@ impl State {
         self.changed += 1;
         fold.step.tally.interactions += 1;
         Ok(())
+    }
+
+    /// The number of a name: what was found when the batch was read, else what the batch has brought, else a new one.
+    fn number<H>(&mut self, fold: &mut Fold<'_, H>, side: Side, name: &str, found: Option<u32>) -> Result<u32, NumbersExhausted> {
+        if let Some(number) = found {
+            return Ok(number);
+        }
+        let (number, new) = self.dictionary.assign(side, name)?;
+        if new {
+            fold.step.identities.push((side, number));
+        }
+        Ok(number)
     }
 
     fn forget<H: History>(&mut self, fold: &mut Fold<'_, H>, forget: Forget) -> Result<(), H::Error> {
@@ -308,7 +311,6 @@ struct Place {
     topic: u16,
     partition: i32,
     next: i64,
-    kind: Kind,
 }
 
 /// A batch while it is taken in.
@@ -325,7 +327,7 @@ struct Fold<'h, H> {
 impl<H> Fold<'_, H> {
     fn sort(&mut self) {
         if !self.sorted {
-            self.step.plays.sort();
+            self.step.plays.sort_unstable();
             self.step.plays.dedup();
             self.sorted = true;
         }
@@ -381,11 +383,12 @@ fn rejected(forget: &Forget) -> Receipt {
     }
 }
 
-fn dead_letter(origin: &Origin<'_>, input: &Input<'_>, payload: &[u8], refusal: Refusal) -> Outgoing {
+fn dead_letter(topic: &str, input: &Input<'_>, refusal: Refusal) -> Outgoing {
+    let payload = input.payload.unwrap_or_default();
     Outgoing::DeadLetter(DeadLetter {
-        topic: origin.topic.to_owned(),
-        partition: origin.partition,
-        offset: origin.offset,
+        topic: topic.to_owned(),
+        partition: input.partition,
+        offset: input.offset,
         // A key is as long as a record may be; the letter must fit into one.
         key: input.key.map(|key| key[..key.len().min(event::MAX_ID + 2)].to_vec()),
         value: payload[..payload.len().min(DEAD_LETTER_BYTES)].to_vec(),

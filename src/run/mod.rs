@@ -113,6 +113,8 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     // old one's session to run out; and of two processes with one identity the broker fences the older.
     let mut member = settings.clone();
     member.properties.entry("group.instance.id".to_owned()).or_insert_with(|| format!("nepenthe-{}", signer.key_id()));
+    // A static member does not say goodbye: this is how long another state must wait to read under the same group.
+    member.properties.entry("session.timeout.ms".to_owned()).or_insert_with(|| "10000".to_owned());
     let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
     let transactional_id = config.kafka.transactions.then(|| format!("{}-{}", config.kafka.group, signer.key_id()));
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());

@@ -78,6 +78,21 @@ impl Batch {
         self.operations.push(Operation { family, key, value });
     }
 
+    /// As [`Batch::put`], with key and value written straight into the batch: the way of the many.
+    pub fn put_with(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        key(&mut self.bytes);
+        let middle = self.bytes.len();
+        value(&mut self.bytes);
+        self.operations.push(Operation { family, key: start..middle, value: Some(middle..self.bytes.len()) });
+    }
+
+    /// Makes room for so many changes of so many bytes in all.
+    pub fn reserve(&mut self, changes: usize, bytes: usize) {
+        self.operations.reserve(changes);
+        self.bytes.reserve(bytes);
+    }
+
     pub fn delete(&mut self, family: Family, key: &[u8]) {
         let key = self.keep(key);
         self.operations.push(Operation { family, key, value: None });

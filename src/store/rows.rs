@@ -46,9 +46,18 @@ pub fn from_json<T: DeserializeOwned>(family: Family, key: &[u8], value: &[u8]) 
     serde_json::from_slice(value).map_err(|e| StoreError::damaged(family, key, format!("not readable at column {}", e.column())))
 }
 
+/// Longest key of a play, in bytes.
+pub const PLAY_KEY: usize = 33;
+
 /// Key of a play: its fields in order, big endian.
 pub fn play_key(play: &Play) -> Vec<u8> {
-    let mut key = Vec::with_capacity(33);
+    let mut key = Vec::with_capacity(PLAY_KEY);
+    put_play_key(&mut key, play);
+    key
+}
+
+/// Appends [`play_key`].
+pub fn put_play_key(key: &mut Vec<u8>, play: &Play) {
     key.extend(play.user.to_be_bytes());
     key.extend(play.item.to_be_bytes());
     match play.ident {
@@ -61,7 +70,12 @@ pub fn play_key(play: &Play) -> Vec<u8> {
     // Times are never negative.
     key.extend(play.time.to_be_bytes());
     key.extend(play.value.to_be_bytes());
-    key
+}
+
+/// Appends [`versioned`].
+pub fn put_versioned(bytes: &mut Vec<u8>, value: &[u8]) {
+    bytes.push(VERSION);
+    bytes.extend_from_slice(value);
 }
 
 /// Reads [`play_key`].

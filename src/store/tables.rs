@@ -94,8 +94,10 @@ impl Tables {
     /// [`StoreError`]; nothing of the step may be taken as done.
     pub fn commit(&mut self, step: &Step, dictionary: &Dictionary) -> Result<(), StoreError> {
         let mut batch = Batch::default();
+        batch.reserve(step.plays.len(), step.plays.len() * (rows::PLAY_KEY + 1));
         for (play, event_id) in &step.plays {
-            batch.put(Family::Interactions, &rows::play_key(play), &rows::versioned(event_id.as_bytes()));
+            let key = |bytes: &mut Vec<u8>| rows::put_play_key(bytes, play);
+            batch.put_with(Family::Interactions, key, |bytes| rows::put_versioned(bytes, event_id.as_bytes()));
         }
         for play in &step.erased {
             batch.delete(Family::Interactions, &rows::play_key(play));

@@ -222,29 +222,3 @@ fn names_and_properties_that_cannot_work_are_refused_at_once() {
     assert!(matches!(started("in", &[("group.id", "x")]), SourceError::Client(ClientError::Refused(_))));
     assert!(matches!(started("in", &[("no.such", "x")]), SourceError::Client(ClientError::Property { .. })));
 }
-
-/// Not a test of truth but of pace: `cargo test --release -- --ignored pace_of_reading --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn pace_of_reading() {
-    let cluster = Cluster::new(&[("in", 16)]);
-    let mut outlet = Outlet::new(&cluster.settings(&[])).unwrap();
-    let value = "x".repeat(110);
-    for number in 0..500_000 {
-        outlet.send(&text("in", &number.to_string(), Some(&value))).unwrap();
-    }
-    outlet.flush().unwrap();
-    let mut source = start(&cluster, &["in"], Positions::new(), SourceLimits::default());
-    let (mut records, mut batches, mut bytes, mut first) = (0, 0, 0, None);
-    let mut last = now();
-    until("the end", || {
-        while let Some(batch) = source.poll() {
-            first.get_or_insert_with(now);
-            (records, batches, bytes) = (records + batch.records.len(), batches + 1, bytes + batch.bytes.len());
-            last = now();
-        }
-        (first.is_some() && last.elapsed() > Duration::from_secs(2)).then_some(())
-    });
-    let seconds = (last - first.unwrap()).as_secs_f64();
-    println!("{records} records, {batches} batches, {bytes} bytes in {seconds:.3} s: {:.2} M/s", records as f64 / seconds / 1e6);
-}
