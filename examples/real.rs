@@ -304,7 +304,8 @@ fn account(service: &mut Installation, wishes: &[Wish]) -> Result<Value> {
         let mut arguments = vec!["forget", "--wait", "published", "--request-id", wish.name];
         arguments.extend(wish.arguments.iter().map(String::as_str));
         let receipt = service.json(&arguments)?;
-        receipts.push(json!({"id": receipt["request_id"], "status": receipt["status"], "removed": receipt["removed"], "exactness": receipt["exactness"]}));
+        let part = |name: &str| receipt[name].clone();
+        receipts.push(json!([part("request_id"), part("status"), part("removed"), part("exactness")]));
     }
     service.until("settled service", |status| certified(status) && status["phase"] == "idle" && status["outbox"] == 0)?;
     service.done(&["verify"])?;

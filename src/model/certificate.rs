@@ -15,6 +15,9 @@ const CHUNK: usize = 64;
 /// slow decay of superfluous ones stay below it, a direction that serves anybody stays above.
 pub(super) const RANK_CUTOFF: f64 = 1e-4;
 
+/// Predictions below this share of what they should be are zero, however they compare to each other.
+pub(super) const ZERO: f64 = 1e-8;
+
 /// What a pass over all rows of both sides found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
@@ -118,7 +121,9 @@ impl WithSimd for Chunk<'_> {
 
 /// Number of singular values of `U Vᵀ` above 1e-4 of the largest, from the two Gram matrices: `σ² = eig(S VᵀV S)`
 /// with `S = (UᵀU)^½`. `None` when the decomposition does not converge.
-pub fn effective_rank(arch: Arch, factors: &Factors) -> Option<usize> {
+///
+/// `reach` is `(Σ_observed target²)^½`; what is next to nothing beside it is no direction, however it compares to others.
+pub fn effective_rank(arch: Arch, factors: &Factors, reach: f64) -> Option<usize> {
     let k = factors.users.rank();
     let dense = |table: &Table| {
         let gram = als::gram(arch, table);
@@ -129,6 +134,6 @@ pub fn effective_rank(arch: Arch, factors: &Factors) -> Option<usize> {
     let root = Mat::from_fn(k, k, |i, j| users.U()[(i, j)] * users.S()[j].max(0.0).sqrt());
     let product = root.transpose() * dense(&factors.items) * &root;
     let squares = product.self_adjoint_eigenvalues(Triangle::Lower).ok()?;
-    let largest = squares.iter().fold(0.0f64, |largest, &square| largest.max(square));
+    let largest = squares.iter().fold((ZERO * reach).powi(2), |largest, &square| largest.max(square));
     Some(squares.iter().filter(|&&square| square > largest * RANK_CUTOFF * RANK_CUTOFF).count())
 }

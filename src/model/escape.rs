@@ -16,7 +16,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::als::{self, Weights};
-use super::certificate::RANK_CUTOFF;
+use super::certificate::{RANK_CUTOFF, ZERO};
 use super::factors::{Factors, Table};
 use super::kernel;
 use super::lanczos::{self, Operator, Triplet};
@@ -30,8 +30,10 @@ const MARGIN: f64 = 1e-6;
 const BLOCKS: usize = 32;
 /// A start vector that loses all but this share to the directions in use says that these are all there are.
 const NOTHING_LEFT: f64 = 1e-10;
-/// Predictions below this share of what they should be are zero, however they compare to each other.
-const ZERO: f64 = 1e-8;
+/// A way that is about to be used settles down from above its final weight without trouble. Put below it, where its
+/// gradient is small and bends away, an accelerated iteration takes the saddle for the near zero of the gradient and
+/// returns to it.
+const OVERSHOOT: f64 = 4.0;
 
 /// What a search found beside the directions in use.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,15 +87,15 @@ pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weight
     (gradient.rounding < 1.0).then_some(Search { sigma: top.value, ways })
 }
 
-/// Takes the ways that a search found: each gets a collapsed direction of its own, with the length that lowers the
-/// objective most if it were alone, divided by their number, so that together they lower it, too.
+/// Takes the ways that a search found: each gets a collapsed direction of its own and [`OVERSHOOT`] times the weight
+/// that lowers the objective most along this way alone. The objective may rise for a moment.
 pub fn follow(ratings: &Ratings, factors: &mut Factors, weights: &Weights, search: &Search) {
     let scales = scales(ratings, factors, weights);
     for Way { triplet, along } in &search.ways {
         let left = scaled(&triplet.left, &scales[0]);
         let right = scaled(&triplet.right, &scales[1]);
-        let curvature = curvature(ratings, weights, &left, &right) * search.ways.len() as f64;
-        let length = ((triplet.value - 1.0) / curvature).sqrt();
+        let curvature = curvature(ratings, weights, &left, &right);
+        let length = (OVERSHOOT * (triplet.value - 1.0) / curvature).sqrt();
         if length.is_finite() {
             replace(&mut factors.users, along, &left, length);
             replace(&mut factors.items, along, &right, length);

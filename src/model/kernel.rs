@@ -2,8 +2,9 @@
 //! triangular solves. Nothing here allocates.
 //!
 //! Matrices are k × k, row-major with a stride of [`padded`]`(k)`, and only their upper triangle counts (tiles on the
-//! diagonal write a little below it). The functions are inlined into one `pulp` dispatch; `pulp` picks AVX-512, AVX2 + FMA, NEON or plain code when the process starts;
-//! each of these gives its own last bits, and any one of them gives equal bits for equal input.
+//! diagonal write a little below it). The functions are inlined into one `pulp` dispatch; `pulp` picks AVX-512,
+//! AVX2 + FMA, NEON or plain code when the process starts; each of these gives its own last bits, and any one of them
+//! gives equal bits for equal input.
 
 use pulp::Simd;
 
@@ -42,6 +43,13 @@ pub fn rank_update<S: Simd>(simd: S, a: &mut [f64], panel: &[f64], stride: usize
 #[error("pivot {pivot} of the normal equations is not positive: the regularization is lost in the rounding")]
 pub struct NotPositiveDefinite {
     pub pivot: usize,
+}
+
+/// Largest over smallest pivot of a factorisation by [`cholesky`]: a lower estimate of the condition number.
+pub fn pivot_spread(u: &[f64], k: usize, stride: usize) -> f64 {
+    let pivots = (0..k).map(|i| u[i * stride + i]);
+    let (least, largest) = pivots.fold((f64::INFINITY, 0.0f64), |(least, largest), pivot| (least.min(pivot), largest.max(pivot)));
+    (largest / least).powi(2)
 }
 
 /// Solves `UᵀU x = b` in place, with `U` from [`cholesky`]; `x` has the length of the stride.

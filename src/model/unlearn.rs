@@ -15,7 +15,7 @@ use super::{Objective, Params};
 /// Differences kept by the accelerator.
 const DEPTH: usize = 8;
 /// Rise of the objective that is rounding and not the accelerator's fault, relative to its size.
-const ROUNDING: f64 = 1e-12;
+const ROUNDING: f64 = 1e-13;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
 const ESCAPES: u32 = 8;
 
@@ -82,20 +82,8 @@ pub fn solve(arch: Arch, problem: &Problem, watch: &dyn Watch) -> Result<Solutio
     let mean = if problem.params.objective == Objective::Explicit { problem.ratings.mean() } else { 0.0 };
     let mut run = Run::new(arch, problem, mean);
     let mut trace = Vec::new();
-    let mut measured = run.settle(watch, &mut trace)?;
-    let mut sigma = None;
-    for escapes in 0..=ESCAPES {
-        if measured.residual > problem.params.tolerance || watch.cancelled() {
-            break;
-        }
-        let found = escape::search(arch, run.ratings, &run.factors, &run.weights, problem.params.tolerance);
-        sigma = found.as_ref().map(|found| found.sigma);
-        let Some(found) = found.filter(|found| found.leads_on() && escapes < ESCAPES && run.has_sweeps(&trace)) else { break };
-        escape::follow(run.ratings, &mut run.factors, &run.weights, &found);
-        sigma = None;
-        measured = run.settle(watch, &mut trace)?;
-    }
-    let effective_rank = effective_rank(arch, &run.factors);
+    let (measured, sigma) = run.descend(watch, &mut trace)?;
+    let effective_rank = effective_rank(arch, &run.factors, run.reach);
     Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, sigma, trace, factors: run.factors })
 }
 
@@ -106,23 +94,53 @@ struct Run<'a> {
     weights: Weights,
     factors: Factors,
     counts: [usize; 2],
+    /// `(Σ_observed target²)^½`: the size of predictions that meet every target.
+    reach: f64,
 }
 
 impl<'a> Run<'a> {
     fn new(arch: Arch, problem: &'a Problem, mean: f64) -> Run<'a> {
         let (params, ratings) = (&problem.params, &*problem.ratings);
         let mut factors = problem.previous.as_deref().cloned().unwrap_or_else(|| Factors::new(params.rank));
+        let weights = Weights::new(params, mean);
+        let (squares, pairs) = targets(ratings, &weights);
+        // The root of what predictions ask for, so that neither side has to make up for the unit of the ratings.
+        let unit = if pairs == 0 { 1.0 } else { (squares / pairs as f64).sqrt().sqrt() };
         for (item, row) in &problem.initial {
-            factors.items.set(*item as usize, row);
+            factors.items.set(*item as usize, &row.iter().map(|value| value * unit).collect::<Vec<f64>>());
         }
         keep_live(&mut factors.users, |row| ratings.users.degree(row), ratings.users.len());
         keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
         let counts = [factors.users.count(), factors.items.count()];
-        Run { arch, params, ratings, weights: Weights::new(params, mean), factors, counts }
+        Run { arch, params, ratings, weights, factors, counts, reach: squares.sqrt() }
     }
 
     fn measure(&self) -> Measured {
         measure(self.arch, self.ratings, &self.factors, &self.weights)
+    }
+
+    /// Converges, and again from every saddle that is found; answers what is measured at the end, and σ if that holds
+    /// for it.
+    fn descend(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(Measured, Option<f64>), RowFailed> {
+        let tolerance = self.params.tolerance;
+        let mut measured = self.settle(watch, trace)?;
+        for escapes in 0..=ESCAPES {
+            if measured.residual > tolerance {
+                break;
+            }
+            let found = escape::search(self.arch, self.ratings, &self.factors, &self.weights, tolerance);
+            let sigma = found.as_ref().map(|found| found.sigma);
+            let goes_on = escapes < ESCAPES && self.has_sweeps(trace) && !watch.cancelled();
+            let Some(found) = found.filter(|found| found.leads_on() && goes_on) else { return Ok((measured, sigma)) };
+            let before = measured.objective;
+            escape::follow(self.ratings, &mut self.factors, &self.weights, &found);
+            measured = self.settle(watch, trace)?;
+            if measured.residual <= tolerance && measured.objective >= before - ROUNDING * before.abs() {
+                // The way led back to where it came from: σ stands, and says what is not certified.
+                return Ok((measured, sigma));
+            }
+        }
+        Ok((measured, None))
     }
 
     fn has_sweeps(&self, trace: &[f64]) -> bool {
@@ -150,9 +168,9 @@ impl<'a> Run<'a> {
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
-                best = self.solve_users()?;
+                best = best.min(self.solve_users()?);
             } else {
-                best = eliminated;
+                best = best.min(eliminated);
             }
             let mut image = self.factors.items.clone();
             let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
@@ -184,6 +202,17 @@ impl<'a> Run<'a> {
             .sum();
         Ok(swept.eliminated + penalty)
     }
+}
+
+/// Sum of the squares of what predictions ask for, and the number of pairs.
+fn targets(ratings: &Ratings, weights: &Weights) -> (f64, u64) {
+    let (mut squares, mut pairs) = (0.0, 0u64);
+    for row in 0..ratings.users.len() {
+        let (_, values) = ratings.users.row(row);
+        squares += values.iter().map(|&value| weights.target(value).powi(2)).sum::<f64>();
+        pairs += values.len() as u64;
+    }
+    (squares, pairs)
 }
 
 /// Rows with data exist, rows without do not.

@@ -12,7 +12,7 @@ type Pairs = BTreeMap<u32, BTreeMap<u32, f32>>;
 fn params(objective: Objective) -> Params {
     Params {
         objective,
-        rank: 8,
+        rank: 16,
         regularization: if objective == Objective::Implicit { 0.3 } else { 0.4 },
         regularization_exp: 1.0,
         alpha: 1.0,
@@ -98,6 +98,10 @@ fn world(users: u32, items: u32) -> Pairs {
     pairs
 }
 
+fn warm(params: &Params, ratings: &Arc<Ratings>, from: Factors) -> Problem {
+    Problem { params: params.clone(), ratings: ratings.clone(), previous: Some(Arc::new(from)), initial: Vec::new() }
+}
+
 const OBJECTIVES: [Objective; 2] = [Objective::Implicit, Objective::Explicit];
 
 #[test]
@@ -118,7 +122,10 @@ fn seeds_meet_when_the_rank_does_not_bind() {
         let one = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
         let two = solve(Arch::new(), &cold(&Params { seed: 2, ..params.clone() }, &ratings(&pairs)), &Unwatched).unwrap();
         let apart = distance(&one.factors, &two.factors);
-        assert!(one.effective_rank < Some(params.rank) && apart < 1e-6, "{objective:?}: rank {:?}, {apart}", one.effective_rank);
+        assert!(one.effective_rank < Some(params.rank) && apart < 1e-7, "{objective:?}: rank {:?}, {apart}", one.effective_rank);
+        for sigma in [one.sigma, two.sigma] {
+            assert!(sigma.is_some_and(|sigma| sigma < 1.0 + 1e-6), "{objective:?}: {sigma:?}");
+        }
     }
 }
 
@@ -149,8 +156,7 @@ fn an_unchanged_model_needs_no_sweep() {
     let params = params(Objective::Implicit);
     let ratings = ratings(&world(40, 30));
     let trained = solve(Arch::new(), &cold(&params, &ratings), &Unwatched).unwrap();
-    let again = Problem { params, ratings, previous: Some(Arc::new(trained.factors.clone())), initial: Vec::new() };
-    let again = solve(Arch::new(), &again, &Unwatched).unwrap();
+    let again = solve(Arch::new(), &warm(&params, &ratings, trained.factors.clone()), &Unwatched).unwrap();
     assert_eq!((again.sweeps, again.factors), (0, trained.factors));
 }
 
@@ -161,11 +167,9 @@ fn odd_data_converges() {
     let far: Pairs = [(0, [(0, 1e12), (1, 1e-12)].into()), (1, [(1, 1e-12), (2, 1.0)].into())].into();
     let silent: Pairs = [(0, [(0, 0.0)].into()), (1, [(0, 0.0), (1, 2.0)].into())].into();
     for objective in OBJECTIVES {
-        for (name, pairs) in
-            [("none", Pairs::new()), ("one", lone.clone()), ("equal", equal.clone()), ("far", far.clone()), ("0", silent.clone())]
-        {
+        for (name, pairs) in [("none", &Pairs::new()), ("one", &lone), ("equal", &equal), ("far", &far), ("0", &silent)] {
             let params = Params { rank: 20, tolerance: 1e-8, ..params(objective) };
-            let solution = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+            let solution = solve(Arch::new(), &cold(&params, &ratings(pairs)), &Unwatched).unwrap();
             assert!(solution.measured.residual <= 1e-8, "{objective:?}, {name}: {:?}", solution.measured);
             assert!(solution.factors.users.values().iter().all(|x| x.is_finite()));
         }
@@ -186,13 +190,87 @@ fn a_lost_regularization_names_the_row() {
     assert!(failed.to_string().contains("row"), "{failed}");
 }
 
+/// The trained optimum has rank 5 and the remaining data ask for 6: from the trained factors plain alternation
+/// converges to the best of rank 5, 3.5e-3 away, with a residual as small as one likes.
+#[test]
+fn a_saddle_is_not_taken_for_the_optimum_after_a_forget() {
+    for user in [17, 21] {
+        let params = params(Objective::Implicit);
+        let mut pairs = world(40, 30);
+        let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        pairs.remove(&user);
+        let remaining = ratings(&pairs);
+        let problem = warm(&params, &remaining, trained.factors);
+        let mut plain = Run::new(Arch::new(), &problem, 0.0);
+        let saddle = plain.settle(&Unwatched, &mut Vec::new()).unwrap();
+        let unlearned = solve(Arch::new(), &problem, &Unwatched).unwrap();
+        let retrained = solve(Arch::new(), &cold(&Params { seed: 7, ..params.clone() }, &remaining), &Unwatched).unwrap();
+        assert!(
+            saddle.residual <= params.tolerance && saddle.objective > unlearned.measured.objective * (1.0 + 1e-6),
+            "{user}: {saddle:?}"
+        );
+        assert!((unlearned.measured.objective / retrained.measured.objective - 1.0).abs() < 1e-12, "{user}: {:?}", unlearned.measured);
+        assert_eq!((trained.effective_rank, unlearned.effective_rank, retrained.effective_rank), (Some(5), Some(6), Some(6)));
+        let apart = distance(&unlearned.factors, &retrained.factors);
+        assert!(apart < 1e-7 && unlearned.sigma.is_some_and(|sigma| sigma < 1.0), "{user}: {apart}, {:?}", unlearned.sigma);
+    }
+}
+
+/// σ = 1.00002: put at its best weight alone, half of the final one, the direction died again and again, for thousands
+/// of sweeps.
+#[test]
+fn a_nearly_flat_way_out_of_a_saddle_is_taken_once() {
+    let params = Params { regularization: 3.0, regularization_exp: 0.0, seed: 0, ..params(Objective::Implicit) };
+    let mut pairs = world(40, 30);
+    let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+    pairs.remove(&32);
+    let remaining = ratings(&pairs);
+    let unlearned = solve(Arch::new(), &warm(&params, &remaining, trained.factors), &Unwatched).unwrap();
+    let retrained = solve(Arch::new(), &cold(&params, &remaining), &Unwatched).unwrap();
+    assert!(
+        unlearned.sweeps < 150 && unlearned.sigma.is_some_and(|sigma| sigma < 1.0 + 2e-6),
+        "{} {:?}",
+        unlearned.sweeps,
+        unlearned.sigma
+    );
+    assert!((unlearned.measured.objective / retrained.measured.objective - 1.0).abs() < 1e-12, "{:?}", unlearned.measured);
+}
+
+#[test]
+fn a_model_that_died_lives_again() {
+    for objective in OBJECTIVES {
+        let (params, ratings) = (params(objective), ratings(&world(40, 30)));
+        let dead = solve(Arch::new(), &cold(&Params { regularization: 500.0, ..params.clone() }, &ratings), &Unwatched).unwrap();
+        assert!(dead.sigma.is_some_and(|sigma| sigma < 1.0) && dead.effective_rank == Some(0), "{:?}", dead.sigma);
+        let risen = solve(Arch::new(), &warm(&params, &ratings, dead.factors), &Unwatched).unwrap();
+        let trained = solve(Arch::new(), &cold(&params, &ratings), &Unwatched).unwrap();
+        assert!(distance(&risen.factors, &trained.factors) < 1e-7, "{objective:?}: {:?} {:?}", risen.measured, trained.measured);
+    }
+}
+
+#[test]
+fn an_unfinished_solve_certifies_nothing() {
+    let params = Params { max_sweeps: 4, ..params(Objective::Implicit) };
+    let solution = solve(Arch::new(), &cold(&params, &ratings(&world(40, 30))), &Unwatched).unwrap();
+    assert!(solution.measured.residual > params.tolerance);
+    assert_eq!((solution.sweeps, solution.trace.len(), solution.sigma), (4, 4, None));
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
     /// Forgetting from trained factors arrives where training without the forgotten arrives.
     #[test]
-    fn unlearned_is_retrained(seed in 0u64..1000, explicit: bool, forgotten in prop::collection::vec((0u32..40, prop::option::of(0u32..30)), 1..6)) {
+    fn unlearned_is_retrained(
+        seed in 0u64..1000,
+        explicit: bool,
+        exponent in prop::sample::select(vec![0.0, 0.5, 1.0]),
+        forgotten in prop::collection::vec((0u32..40, prop::option::of(0u32..30)), 1..6),
+    ) {
         let objective = OBJECTIVES[usize::from(explicit)];
-        let params = Params { seed, ..params(objective) };
+        let base = params(objective);
+        // About the same λ of a middling row for every exponent.
+        let regularization = base.regularization * 10f64.powf(1.0 - exponent);
+        let params = Params { seed, regularization, regularization_exp: exponent, ..base };
         let mut pairs = world(40, 30);
         let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
         for (user, item) in forgotten {
@@ -202,45 +280,11 @@ proptest! {
             }
         }
         let remaining = ratings(&pairs);
-        let problem = Problem { params: params.clone(), ratings: remaining.clone(), previous: Some(Arc::new(trained.factors)), initial: Vec::new() };
-        let unlearned = solve(Arch::new(), &problem, &Unwatched).unwrap();
+        let unlearned = solve(Arch::new(), &warm(&params, &remaining, trained.factors), &Unwatched).unwrap();
         let retrained = solve(Arch::new(), &cold(&Params { seed: seed + 1, ..params.clone() }, &remaining), &Unwatched).unwrap();
         prop_assert!(unlearned.measured.residual <= params.tolerance);
+        prop_assert!(unlearned.sigma.is_some_and(|sigma| sigma < 1.0 + 2e-6), "{:?}", unlearned.sigma);
         let apart = distance(&unlearned.factors, &retrained.factors);
         prop_assert!(apart < 1e-5, "relative RMS {}, rank {:?}", apart, retrained.effective_rank);
-    }
-}
-
-#[test]
-fn zz_probe() {
-    for drop in [17u32, 3, 5, 21] {
-        for objective in OBJECTIVES {
-            let params = Params { rank: 16, ..params(objective) };
-            let mut pairs = world(40, 30);
-            let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
-            pairs.remove(&drop);
-            let remaining = ratings(&pairs);
-            let problem = Problem {
-                params: params.clone(),
-                ratings: remaining.clone(),
-                previous: Some(Arc::new(trained.factors.clone())),
-                initial: Vec::new(),
-            };
-            let un = solve(Arch::new(), &problem, &Unwatched).unwrap();
-            eprintln!(
-                "{objective:?} drop {drop} warm from {:?} to {:?}: sweeps {} obj {:.15e} res {:e}",
-                trained.effective_rank, un.effective_rank, un.sweeps, un.measured.objective, un.measured.residual
-            );
-            for seed in 0..3 {
-                let s = solve(Arch::new(), &cold(&Params { seed, ..params.clone() }, &remaining), &Unwatched).unwrap();
-                eprintln!(
-                    "   cold {seed}: {:?} sweeps {} obj {:.15e} apart {:e}",
-                    s.effective_rank,
-                    s.sweeps,
-                    s.measured.objective,
-                    distance(&un.factors, &s.factors)
-                );
-            }
-        }
     }
 }
