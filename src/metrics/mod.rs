@@ -49,6 +49,10 @@ pub enum Happening<'a> {
     EventAge { seconds: f64, count: u64 },
     /// A generation is in the store.
     GenerationCommitted(Committed<'a>),
+    /// The generation that a start found in the store. No log line.
+    GenerationFound(Committed<'a>),
+    /// A phase of [`PHASES`] that ended after the commit. No log line.
+    Phase { phase: &'static str, seconds: f64 },
     /// Records of a parcel were acknowledged by the broker.
     Published { topic: &'a str, count: u64 },
     /// Records that are committed and not yet acknowledged. No log line.
@@ -153,6 +157,8 @@ impl Metrics {
                 ages.flush();
             }
             Happening::GenerationCommitted(committed) => self.committed(committed),
+            Happening::GenerationFound(found) => self.stands(&found),
+            Happening::Phase { phase, seconds } => to.generation_duration.with_label_values(&[phase]).observe(seconds),
             Happening::Published { topic, count } => {
                 to.published_records.with_label_values(&[topic]).inc_by(count);
                 debug!(topic, count, "published");
@@ -223,20 +229,25 @@ impl Metrics {
         });
     }
 
-    fn committed(&self, generation: Committed) {
+    /// What the generation is that stands.
+    fn stands(&self, generation: &Committed) {
         let to = &self.declared;
-        let Committed { number, created_seconds, sweeps, residual, tolerance, objective, users, items, interactions, phases, certified } =
-            generation;
+        to.generation.set(gauge(generation.number));
+        to.generation_created.set(generation.created_seconds);
+        to.residual.set(generation.residual);
+        to.residual_tolerance.set(generation.tolerance);
+        to.objective.set(generation.objective);
+        to.users.set(gauge(generation.users));
+        to.items.set(gauge(generation.items));
+        to.interactions.set(gauge(generation.interactions));
+    }
+
+    fn committed(&self, generation: Committed) {
+        self.stands(&generation);
+        let to = &self.declared;
+        let Committed { number, sweeps, residual, tolerance, objective, users, items, interactions, phases, certified, .. } = generation;
         to.generations.with_label_values(&[if certified { "true" } else { "false" }]).inc();
-        to.generation.set(gauge(number));
-        to.generation_created.set(created_seconds);
         to.sweeps.inc_by(sweeps);
-        to.residual.set(residual);
-        to.residual_tolerance.set(tolerance);
-        to.objective.set(objective);
-        to.users.set(gauge(users));
-        to.items.set(gauge(items));
-        to.interactions.set(gauge(interactions));
         for (phase, seconds) in phases {
             to.generation_duration.with_label_values(&[phase]).observe(*seconds);
         }

@@ -2,13 +2,14 @@
 //! broker, a crashing store and a seeded clock runs the same code as production.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::{Generation, Topics};
 use crate::kafka::{Batch, Parceled, Positions, Sink, Source};
 use crate::metrics::{Committed, Happening, Metrics};
 use crate::model::factors::Side;
 use crate::model::processor::{FoldError, State};
-use crate::model::receipt::Status;
+use crate::model::receipt::{Manifest, Status};
 use crate::model::step::{Input, Outgoing, RowChange, Tally};
 use crate::model::{Millis, receipt};
 use crate::run::board::{Board, Phase};
@@ -136,6 +137,9 @@ impl Service {
             solver_pause: Backoff::default(),
         };
         service.show_model();
+        if let Some(current) = service.state.current() {
+            service.metrics.observe(&Happening::GenerationFound(committed(&current.manifest, &[])));
+        }
         Ok(service)
     }
 
@@ -235,18 +239,21 @@ impl Service {
             || passed(self.first_forget, self.timing.forget_delay)
     }
 
+    #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
     fn freeze(&mut self, solver: &mut dyn Solver, now: Millis) -> Result<(), TurnError> {
+        let began = Instant::now();
         let job = self.state.freeze(&self.tables)?;
         tracing::debug!(generation = job.number(), "solving");
         self.ages_under_way.append(&mut self.ages);
         (self.first_change, self.first_forget) = (None, None);
         self.solving = true;
-        self.freeze_seconds = 0.0;
+        self.freeze_seconds = began.elapsed().as_secs_f64();
         self.board.frozen(now);
         solver.start(job);
         Ok(())
     }
 
+    #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
     fn solved(&mut self, solved: Solved, now: Millis) -> Result<(), TurnError> {
         self.solving = false;
         let outcome = match solved.result {
@@ -259,6 +266,7 @@ impl Service {
             }
         };
         let trace = outcome.solution.trace.clone();
+        let began = Instant::now();
         let new = self.state.adopt(outcome, solved.seconds, now);
         let Some(current) = self.state.current() else { return Ok(()) };
         self.tables.commit_generation(&new, current)?;
@@ -266,19 +274,8 @@ impl Service {
         self.unpublished = true;
         let manifest = &current.manifest;
         let certified = manifest.certificate.holds();
-        self.metrics.observe(&Happening::GenerationCommitted(Committed {
-            number: manifest.generation,
-            created_seconds: now as f64 / 1e3,
-            sweeps: u64::from(manifest.certificate.sweeps),
-            residual: manifest.certificate.residual,
-            tolerance: manifest.certificate.tolerance,
-            objective: manifest.certificate.objective,
-            users: manifest.counts.users,
-            items: manifest.counts.items,
-            interactions: manifest.counts.interactions,
-            phases: &[("solve", solved.seconds)],
-            certified,
-        }));
+        let phases = [("freeze", self.freeze_seconds), ("solve", solved.seconds), ("commit", began.elapsed().as_secs_f64())];
+        self.metrics.observe(&Happening::GenerationCommitted(committed(manifest, &phases)));
         if certified && manifest.certificate.effective_rank == Some(manifest.model.params.rank) {
             tracing::warn!(
                 rank = manifest.model.params.rank,
@@ -361,7 +358,7 @@ impl Service {
         for (seen, count) in std::mem::take(&mut self.ages_under_way) {
             self.metrics.observe(&Happening::EventAge { seconds: (now - seen).max(0) as f64 / 1e3, count });
         }
-        tracing::debug!(seconds = (now - sending.since) as f64 / 1e3, "generation published");
+        self.metrics.observe(&Happening::Phase { phase: "publish", seconds: (now - sending.since).max(0) as f64 / 1e3 });
         self.show_model();
         Ok(())
     }
@@ -372,6 +369,24 @@ impl Service {
         if let Some(current) = self.state.current() {
             self.board.published(current, names);
         }
+    }
+}
+
+/// A generation as the metrics tell it.
+fn committed<'a>(manifest: &Manifest, phases: &'a [(&'static str, f64)]) -> Committed<'a> {
+    let (certificate, counts) = (&manifest.certificate, &manifest.counts);
+    Committed {
+        number: manifest.generation,
+        created_seconds: manifest.created.as_millisecond() as f64 / 1e3,
+        sweeps: u64::from(certificate.sweeps),
+        residual: certificate.residual,
+        tolerance: certificate.tolerance,
+        objective: certificate.objective,
+        users: counts.users,
+        items: counts.items,
+        interactions: counts.interactions,
+        phases,
+        certified: certificate.holds(),
     }
 }
 
