@@ -39,7 +39,7 @@ fn the_defaults_are_those_of_the_contract() {
         regularization_exp: 1.0,
         alpha: 1.0,
         unobserved_weight: 0.1,
-        tolerance: 1e-6,
+        tolerance: 1e-7,
         max_sweeps: 1000,
         seed: 42,
         threads: 0,

@@ -23,7 +23,9 @@ pub struct Dictionary {
 
 /// All four billion numbers of a side are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("all 4294967295 surrogate numbers of the {0:?} side are used; start a new state directory from the topics")]
+#[error(
+    "all 4294967295 surrogate numbers of the {0:?} side are used; start a new state directory and a new factors topic from the event topics"
+)]
 pub struct NumbersExhausted(pub Side);
 
 impl Dictionary {

@@ -16,8 +16,10 @@ pub const MAX_ID: usize = 256;
 pub const MAX_EVENT_ID: usize = 128;
 /// 2200-01-01T00:00:00Z: times at or after it are refused.
 pub const END_OF_TIME: Millis = 7_258_118_400_000;
-/// Largest magnitude of a value: sums of many still fit an f32.
-pub const MAX_VALUE: f64 = 1e30;
+/// Largest magnitude of a value: the regularization must not be lost in the rounding of the normal equations beside it.
+pub const MAX_VALUE: f64 = 1e12;
+/// Most pairs of an item and an event id in one request: each leaves a fence behind.
+const MAX_PRODUCT: usize = 10_000;
 
 /// What happened: somebody played or rated something.
 #[derive(Debug, Clone, PartialEq)]
@@ -311,6 +313,12 @@ fn forget(origin: &Origin<'_>, raw: RawEvent<'_>) -> Result<Forget, Refusal> {
     }
     if user.is_none() && event_ids.is_some() {
         return Err(Refusal::new("no_selector", "`event_ids` need the `user` that they belong to"));
+    }
+    let product = items.as_ref().map_or(0, Vec::len).saturating_mul(event_ids.as_ref().map_or(0, Vec::len));
+    if product > MAX_PRODUCT {
+        let detail =
+            format!("{product} pairs of `items` and `event_ids`; at most {MAX_PRODUCT}, leave `items` out or send several requests");
+        return Err(Refusal::new("invalid_field", detail));
     }
     let time = time_or_record(origin, raw.time)?;
     let window = raw.from.is_some() || raw.to.is_some();

@@ -73,7 +73,7 @@ fn bad_interactions_are_refused_by_name() {
         (r#"{"user":"u","item":"i","value":1e999}"#, "invalid_json"),
         (r#"{"user":"u","item":"i","value":"3"}"#, "invalid_field"),
         (r#"{"user":"u","item":"i","value":-1}"#, "invalid_value"),
-        (r#"{"user":"u","item":"i","value":1e31}"#, "invalid_value"),
+        (r#"{"user":"u","item":"i","value":1.1e12}"#, "invalid_value"),
         (r#"{"user":"u","user":"v","item":"i"}"#, "invalid_field"),
         (r#"{"user":1.5,"item":"i"}"#, "invalid_field"),
         (r#"{"user":"","item":"i"}"#, "invalid_id"),
@@ -117,6 +117,14 @@ fn bad_forgets_are_refused_by_name() {
     ] {
         assert_eq!(code(Kind::Forget, text), expected, "{text}");
     }
+}
+
+#[test]
+fn a_request_cannot_ask_for_millions_of_fences() {
+    let ids = |prefix: &str, n: usize| (0..n).map(|at| format!("\"{prefix}{at}\"")).collect::<Vec<_>>().join(",");
+    let request = |n: usize| format!(r#"{{"user":"u","items":[{}],"event_ids":[{}]}}"#, ids("i", n), ids("e", n));
+    assert_eq!(code(Kind::Forget, &request(101)), "invalid_field");
+    assert!(read(Kind::Forget, &request(100)).is_ok());
 }
 
 #[test]

@@ -56,6 +56,11 @@ impl HashKey {
         self.subject(b'r', &[request_id])
     }
 
+    /// Stands for what a request asks for: without the key, nobody can try out who it was.
+    pub fn content(&self, content: &[u8; 32]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, content).as_bytes()
+    }
+
     /// Stands for an event id within its user and item. Two ids of one pair meet with a chance of 2⁻⁶⁴.
     pub fn event(&self, event_id: &str) -> u64 {
         let hash = self.hash(b'e', &[event_id]);

@@ -179,7 +179,7 @@ impl State {
             effective_rank: solution.effective_rank,
             sigma: solution.sigma,
         };
-        let requests = self.unlearned(&job, &rows, &certificate, now);
+        let requests = self.unlearned(&job, &solution.factors, &certificate, now);
         let (ids, requests_omitted) = fitting(requests.iter().map(|(_, request)| request.receipt.request_id.clone()));
         let mut cut: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         for ((topic, partition), next) in &job.cut {
@@ -222,19 +222,12 @@ impl State {
     }
 
     /// Requests that this generation serves. Without a certificate there is no claim: they go on waiting.
-    fn unlearned(
-        &mut self,
-        job: &Job,
-        rows: &[(Side, u32, RowChange)],
-        certificate: &Certificate,
-        now: Millis,
-    ) -> Vec<(RequestKey, Request)> {
+    fn unlearned(&mut self, job: &Job, factors: &Factors, certificate: &Certificate, now: Millis) -> Vec<(RequestKey, Request)> {
         if !certificate.holds() {
             return Vec::new();
         }
-        let gone: std::collections::HashSet<(Side, u32)> =
-            rows.iter().filter(|row| row.2 != RowChange::Put).map(|row| (row.0, row.1)).collect();
-        let count = |side, rows: &[u32]| rows.iter().filter(|&&row| gone.contains(&(side, row))).count() as u64;
+        // Asked of the result, not of what changed: an uncertified generation before this one may have removed the rows.
+        let count = |side, rows: &[u32]| rows.iter().filter(|&&row| !factors.side(side).is_live(row as usize)).count() as u64;
         let mut served = Vec::new();
         for key in &job.requests {
             let Some(request) = self.waiting.get_mut(key) else { continue };

@@ -1,5 +1,6 @@
 //! One stored interaction, and what a user's interactions mean together.
 
+use super::event::MAX_VALUE;
 use super::{Millis, Objective};
 
 /// A stored interaction. The order of the fields is the order of the store's keys, so a batch sorted by [`Play`] is
@@ -68,7 +69,8 @@ pub fn fold_user(plays: &[Play], names: &[Box<str>], objective: Objective) -> Ro
             Objective::Explicit => distinct.last().map_or(0.0, |play| unordered(play.2)),
         };
         columns.push(group[0].item);
-        values.push(value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32);
+        // A sum of many is held to what one event may say: see the bound there.
+        values.push(value.clamp(-MAX_VALUE, MAX_VALUE) as f32);
         interactions = interactions.saturating_add(distinct.len() as u32);
     }
     Row { columns: columns.into(), values: values.into(), interactions }

@@ -20,6 +20,8 @@ use super::{Millis, Objective, Params};
 const DEAD_LETTER_BYTES: usize = 1_000_000;
 /// Up to this many items of one user are looked up pair by pair; beyond, the user's whole row is read.
 const PAIR_LOOKUPS: usize = 64;
+/// Beyond this many look-ups for an item that everybody forgets, one pass over everything is cheaper.
+const RANGES: usize = 50_000;
 
 /// Why a batch could not be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,7 @@ impl State {
         let Restored { dictionary, fences, positions, current, waiting } = restored;
         // What came after the last cut, or another configuration, asks for a generation.
         let cut: Positions = current.as_ref().map(Current::cut).unwrap_or_default();
-        let moved: i64 = positions.iter().map(|(at, next)| (next - cut.get(at).unwrap_or(&0)).max(0)).sum();
+        let moved: i64 = positions.iter().map(|(at, next)| (next - cut.get(at).unwrap_or(&0)).abs()).sum();
         let same = current.as_ref().is_none_or(|current| current.manifest.model.params == params && current.manifest.certificate.holds());
         let changed = (moved as u64).max(u64::from(!same));
         let ratings = Arc::new(read_all(history, params.objective)?);
@@ -216,7 +218,7 @@ impl State {
             None => fold.history.request(&key)?,
         };
         if let Some(before) = before {
-            if before.content == forget.content {
+            if before.content == self.fences.key().content(&forget.content) {
                 fold.step.tally.repeated += 1;
                 fold.step.outbox.push(Outgoing::Receipt(before.receipt));
             } else {
@@ -230,7 +232,8 @@ impl State {
             fold.step.rules.push(rule);
         }
         let erased = self.select(fold, &forget.selector)?;
-        let request = accepted(&forget, &erased, fold.now);
+        let mut request = accepted(&forget, &erased, fold.now);
+        request.content = self.fences.key().content(&forget.content);
         for play in &erased {
             self.dirty[Side::User as usize].set(play.user);
             self.dirty[Side::Item as usize].set(play.item);
@@ -295,11 +298,15 @@ impl State {
             (Some(user), _) => vec![Range::User(user)],
             (None, Some(items)) => {
                 let changed = &self.dirty[Side::User as usize];
+                let owners: usize = items.iter().map(|&item| self.ratings.items.degree(item as usize)).sum();
+                if owners + changed.rows().len() > RANGES {
+                    return vec![Range::All];
+                }
                 let of_item = |&item: &u32| {
-                    let owners = self.ratings.items.row(item as usize).0.iter().filter(|&&user| !changed.contains(user));
-                    owners.chain(changed.rows()).map(move |&user| Range::Pair(user, item)).collect::<Vec<_>>()
+                    let owners = self.ratings.items.row(item as usize).0.iter();
+                    owners.filter(|&&user| !changed.contains(user)).map(move |&user| Range::Pair(user, item)).collect::<Vec<_>>()
                 };
-                items.iter().flat_map(of_item).collect()
+                items.iter().flat_map(of_item).chain(changed.rows().iter().map(|&user| Range::User(user))).collect()
             }
             (None, None) => vec![Range::All],
         }

@@ -1,6 +1,6 @@
 //! Keys of an installation: the hash key beside the state, and the key that signs receipts.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use base64::Engine;
@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use crate::store::StoreError;
+use crate::store::rocks::write_private;
 
 /// DER of an Ed25519 private key (RFC 8410) up to its 32 bytes.
 const PKCS8: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -60,13 +61,11 @@ pub fn random() -> std::io::Result<[u8; 32]> {
 }
 
 fn make(path: &Path) -> Result<[u8; 32], StoreError> {
-    use std::os::unix::fs::OpenOptionsExt;
     let failed = |e: std::io::Error| StoreError::Io { action: "make the signing key of", cause: format!("{}: {e}", path.display()) };
     let seed = random().map_err(failed)?;
     let body = STANDARD.encode([&PKCS8[..], &seed].concat());
     let text = format!("-----BEGIN {LABEL}-----\n{body}\n-----END {LABEL}-----\n");
-    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    write_private(path, text.as_bytes()).map_err(failed)?;
     Ok(seed)
 }
 

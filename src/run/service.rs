@@ -57,6 +57,11 @@ impl Backoff {
     fn succeed(&mut self) {
         *self = Backoff::default();
     }
+
+    /// A clock that was set back must not make the pause longer than it ever is.
+    fn is_over(&self, now: Millis) -> bool {
+        now >= self.until || self.until - now > LONGEST_PAUSE
+    }
 }
 
 /// Events taken in and when.
@@ -183,7 +188,7 @@ impl Service {
             self.parceled(parceled, now)?;
             progress = true;
         }
-        if self.sending.is_none() && self.outbox > 0 && now >= self.sink_pause.until {
+        if self.sending.is_none() && self.outbox > 0 && self.sink_pause.is_over(now) {
             progress |= self.send(ports.sink, now)?;
         }
         if take_in && self.is_due(now) {
@@ -222,18 +227,21 @@ impl Service {
         if forgets > 0 {
             self.first_forget.get_or_insert(now);
         }
-        self.ages.push((now, interactions + forgets));
+        if interactions + forgets > 0 {
+            self.ages.push((now, interactions + forgets));
+        }
         self.tell(&step, now);
         Ok(())
     }
 
     /// One generation at a time is under way, from its freeze until readers have it.
     fn is_due(&self, now: Millis) -> bool {
-        if self.solving || now < self.solver_pause.until || self.unpublished || !self.state.is_behind() {
+        if self.solving || !self.solver_pause.is_over(now) || self.unpublished || !self.state.is_behind() {
             return false;
         }
-        let passed =
-            |since: Option<Millis>, delay: std::time::Duration| since.is_some_and(|since| now - since >= delay.as_millis() as Millis);
+        let passed = |since: Option<Millis>, delay: std::time::Duration| {
+            since.is_some_and(|since| now < since || now - since >= delay.as_millis() as Millis)
+        };
         self.state.changed() >= self.timing.max_events
             || passed(self.first_change, self.timing.max_delay)
             || passed(self.first_forget, self.timing.forget_delay)

@@ -127,7 +127,9 @@ pub enum StoreError {
     InUse { path: String },
     #[error("the state in {path} has format {found}, this version reads {expected}; use the version of nepenthe that wrote it")]
     UnknownVersion { path: String, found: String, expected: u8 },
-    #[error("the state is damaged: {family}, key {key}: {detail}; restore a backup, or start an empty [store] path from the topics")]
+    #[error(
+        "the state is damaged: {family}, key {key}: {detail}; restore a backup, or start an empty [store] path and a new factors topic from the event topics"
+    )]
     Damaged { family: &'static str, key: String, detail: String },
     #[error("the state was made with {what} {found}, the configuration says {configured}; change it back or use an empty [store] path")]
     OtherModel { what: &'static str, found: String, configured: String },

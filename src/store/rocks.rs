@@ -27,8 +27,11 @@ impl RocksStore {
         create_private(path).map_err(|e| io("make", format!("{}: {e}", path.display())))?;
         let lock = lock(path)?;
         if path.join("CURRENT").exists() {
-            // Looked at before anything is written.
-            check_format(&open_read_only(path)?, path)?;
+            // Looked at before anything is written. A first start that was killed early has not made all families yet.
+            let made = DB::list_cf(&options(), path).map_err(|e| opening(path, &e))?;
+            if made.len() > Family::ALL.len() {
+                check_format(&open_read_only(path)?, path)?;
+            }
         }
         let mut options = options();
         options.create_if_missing(true);
@@ -79,11 +82,11 @@ impl Store for RocksStore {
         }
         let mut durable = WriteOptions::default();
         durable.set_sync(true);
-        self.db.write_opt(writes, &durable).map_err(|e| io("write", e))
+        self.db.write_opt(writes, &durable).map_err(|e| failed("write", &e))
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get_cf(self.family(family)?, key).map_err(|e| io("read", e))
+        self.db.get_cf(self.family(family)?, key).map_err(|e| failed("read", &e))
     }
 
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
@@ -94,7 +97,7 @@ impl Store for RocksStore {
         let rows = self.db.iterator_cf_opt(self.family(family)?, options, IteratorMode::From(from, Direction::Forward));
         for row in rows {
             // An iterator that ends on an error says so here; silence would be lost data.
-            let (key, value) = row.map_err(|e| io("scan", e))?;
+            let (key, value) = row.map_err(|e| failed("scan", &e))?;
             if visit(&key, &value).is_break() {
                 break;
             }
@@ -148,7 +151,7 @@ fn open_read_only(path: &Path) -> Result<DB, StoreError> {
 }
 
 fn check_format(db: &DB, path: &Path) -> Result<(), StoreError> {
-    let found = db.get_cf(handle(db, Family::Meta)?, FORMAT_KEY).map_err(|e| io("read", e))?;
+    let found = db.get_cf(handle(db, Family::Meta)?, FORMAT_KEY).map_err(|e| failed("read", &e))?;
     match found.as_deref() {
         Some([FORMAT]) => Ok(()),
         // Made, but ended before the first write.
@@ -182,6 +185,16 @@ fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
     }
 }
 
+/// A flipped bit shows when its block is read, not when the files are opened.
+fn failed(action: &'static str, error: &rocksdb::Error) -> StoreError {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => {
+            StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail: format!("cannot {action}: {error}") }
+        }
+        _ => io(action, error),
+    }
+}
+
 fn io(action: &'static str, cause: impl std::fmt::Display) -> StoreError {
     StoreError::Io { action, cause: cause.to_string() }
 }
@@ -203,6 +216,20 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// Writes a new file that only its owner may read; whole or not at all, whenever the process ends.
+///
+/// # Errors
+/// Whatever the file system answers.
+pub fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let draft = path.with_extension("draft");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
 /// Reads a secret of 32 bytes beside the state, or makes it at the first start (mode 0600, hex).
 ///
 /// # Errors
@@ -210,11 +237,9 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 pub fn secret(path: &Path, fresh: impl FnOnce() -> std::io::Result<[u8; 32]>) -> Result<[u8; 32], StoreError> {
     let failed = |action, e: std::io::Error| io(action, format!("{}: {e}", path.display()));
     if !path.exists() {
-        use std::os::unix::fs::OpenOptionsExt;
         let bytes = fresh().map_err(|e| failed("make a key for", e))?;
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|e| failed("write", e))?;
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        file.write_all(hex.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| failed("write", e))?;
+        write_private(path, hex.as_bytes()).map_err(|e| failed("write", e))?;
         return Ok(bytes);
     }
     let mut text = String::new();
@@ -241,6 +266,15 @@ mod tests {
         assert!(RocksStore::read(dir.path()).is_ok());
         drop(store);
         assert!(RocksStore::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_early_is_taken_up() {
+        let dir = tempfile::tempdir().unwrap();
+        // RocksDB makes the directory before it makes the families.
+        drop(DB::open_default(dir.path()).unwrap());
+        RocksStore::open(dir.path()).unwrap();
+        assert!(RocksStore::read(dir.path()).is_ok());
     }
 
     #[test]
