@@ -128,7 +128,7 @@ pub enum StoreError {
     #[error("the state in {path} has format {found}, this version reads {expected}; use the version of nepenthe that wrote it")]
     UnknownVersion { path: String, found: String, expected: u8 },
     #[error(
-        "the state is damaged: {family}, key {key}: {detail}; restore a backup, or start an empty [store] path and a new factors topic from the event topics"
+        "the state is damaged: {family}, key {key}: {detail}; restore a backup, or start with an empty [store] path and a new factors topic"
     )]
     Damaged { family: &'static str, key: String, detail: String },
     #[error("the state was made with {what} {found}, the configuration says {configured}; change it back or use an empty [store] path")]
