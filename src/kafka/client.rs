@@ -231,11 +231,7 @@ pub(super) fn produce<C>(producer: &BaseProducer<C>, record: &OutRecord) -> Resu
 where
     C: ProducerContext<DeliveryOpaque = ()>,
 {
-    let mut out = BaseRecord::<[u8], [u8]>::to(&record.topic);
-    // Records without a key spread over the partitions; those with an empty one would all go to one.
-    if !record.key.is_empty() {
-        out = out.key(record.key.as_slice());
-    }
+    let mut out = BaseRecord::<[u8], [u8]>::to(&record.topic).key(record.key.as_slice());
     if let Some(value) = &record.value {
         out = out.payload(value.as_slice());
     }
