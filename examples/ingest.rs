@@ -8,6 +8,8 @@
 
 #[path = "ingest/events.rs"]
 mod events;
+#[path = "support/process.rs"]
+mod process;
 #[path = "ingest/service.rs"]
 mod service;
 

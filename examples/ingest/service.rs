@@ -1,12 +1,13 @@
 //! `nepenthe run` as a child, seen only from outside: its command line, its `/metrics` and its exit code.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::process::{binary, free_address, get};
 
 const POLL: Duration = Duration::from_millis(10);
 const STOP: Duration = Duration::from_secs(60);
@@ -18,8 +19,6 @@ const CPU_SECONDS: &str = "process_cpu_seconds_total";
 pub enum ServiceError {
     #[error("{what}: {error}")]
     Io { what: String, error: std::io::Error },
-    #[error("{} is not there: run `cargo build --locked` first", .0.display())]
-    NotBuilt(PathBuf),
     #[error("`nepenthe {command}` ended early: {status}")]
     Ended { command: String, status: ExitStatus },
     #[error("{stored} of {wanted} events stored and no more for {waited:?}")]
@@ -61,9 +60,9 @@ impl Service {
     /// Makes the other topics, then starts the service on an empty state directory. No generation is due for a day and a
     /// billion events, so what is measured is the way from the topic into the store.
     pub fn start(brokers: &str, topic: &str) -> Result<Service, ServiceError> {
-        let binary = binary()?;
+        let binary = binary().map_err(ServiceError::io("the binary"))?;
         let dir = TempDir::with_prefix("nepenthe-ingest-").map_err(ServiceError::io("state directory"))?;
-        let address = free_address()?;
+        let address = free_address().map_err(ServiceError::io("a free port"))?;
         let state = dir.path().join("state");
         let command = |name: &str| {
             let mut command = Command::new(&binary);
@@ -142,29 +141,6 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The service's binary: cargo puts it one directory above the examples.
-fn binary() -> Result<PathBuf, ServiceError> {
-    let this = std::env::current_exe().map_err(ServiceError::io("the path of this program"))?;
-    let folder = this.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let binary = folder.join("nepenthe");
-    if binary.exists() { Ok(binary) } else { Err(ServiceError::NotBuilt(binary)) }
-}
-
-fn free_address() -> Result<SocketAddr, ServiceError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ServiceError::io("a free port"))?;
-    listener.local_addr().map_err(ServiceError::io("a free port"))
-}
-
-/// The body of a page; HTTP/1.0, so that the server closes behind it.
-fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 /// The value of one series.

@@ -37,7 +37,7 @@ impl Broker {
         let mut outlet = Outlet::new(&client_settings(&self.config).unwrap()).unwrap();
         for (topic, key, value) in records {
             let value = value.map(|value| value.as_bytes().to_vec());
-            let record = OutRecord { topic: (*topic).to_owned(), key: key.as_bytes().to_vec(), value, headers: Vec::new() };
+            let record = OutRecord { topic: (*topic).to_owned(), key: Some(key.as_bytes().to_vec()), value, headers: Vec::new() };
             outlet.send(&record).unwrap();
         }
         outlet.flush().unwrap();
@@ -70,7 +70,7 @@ impl Broker {
             for status in [&["accepted"], statuses].concat() {
                 for whose in ["somebody else's", id.as_str()] {
                     let value = json!({"request_id": whose, "status": status, "error": "for this test"}).to_string();
-                    let key = whose.as_bytes().to_vec();
+                    let key = Some(whose.as_bytes().to_vec());
                     outlet.send(&OutRecord { topic: topics.receipts.clone(), key, value: Some(value.into()), headers: vec![] }).unwrap();
                 }
             }

@@ -153,7 +153,7 @@ pub fn run(config: &Config, args: &ForgetArgs) -> Result<(), CliError> {
     output::note(&format!("to {topic}: {}", String::from_utf8_lossy(&order.payload)));
     let mut outlet = Outlet::new(&settings).map_err(CliError::failed)?;
     let Order { request_id, key, payload } = order;
-    let record = OutRecord { topic: topic.clone(), key, value: Some(payload), headers: Vec::new() };
+    let record = OutRecord { topic: topic.clone(), key: Some(key), value: Some(payload), headers: Vec::new() };
     outlet.send(&record).map_err(CliError::failed)?;
     outlet.flush().map_err(CliError::failed)?;
     match (trail, args.wait) {

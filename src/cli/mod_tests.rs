@@ -60,3 +60,12 @@ fn exit_codes_are_those_of_the_contract() {
     let codes = [Exit::Done, Exit::Failed, Exit::Usage, Exit::StateInUse, Exit::StateDamaged].map(|exit| exit as u8);
     assert_eq!(codes, [0, 1, 2, 3, 4]);
 }
+
+#[test]
+fn what_the_kafka_room_refuses_is_refused_where_it_was_given() {
+    for (property, _, _) in crate::kafka::client::REFUSED {
+        let overrides = vec![(format!("kafka.properties.{property}"), "x".to_owned())];
+        let refused = Config::load(&Sources { overrides, ..Sources::default() }).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("command line: kafka.properties.{property} is refused")), "{refused}");
+    }
+}

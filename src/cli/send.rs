@@ -175,7 +175,7 @@ pub fn run(config: &Config, args: &SendArgs) -> Result<(), CliError> {
     let mut lines = Lines::new(input, format, config.model.objective);
     let mut progress = |tally: &Tally| show(&bar, tally, size.is_some(), began.elapsed());
     let sent = pump(&mut lines, args, &mut progress, |event| {
-        let record = OutRecord { topic: topic.clone(), key: event.key, value: Some(event.payload), headers: Vec::new() };
+        let record = OutRecord { topic: topic.clone(), key: Some(event.key), value: Some(event.payload), headers: Vec::new() };
         outlet.send(&record).map_err(CliError::failed)
     });
     // Also after a bad line: what was handed over before it must have arrived or be known not to have.

@@ -59,7 +59,7 @@ const REMOVE: &str = "remove it";
 const OWNED: &str = "nepenthe sets it: offsets live with the state, and exactness depends on it";
 
 /// Keys that an operator may not set, why, and what to do instead.
-const REFUSED: &[(&str, &str, &str)] = &[
+pub(crate) const REFUSED: &[(&str, &str, &str)] = &[
     ("sasl.kerberos.kinit.cmd", RUNS_CODE, "keep the ticket fresh outside of the process"),
     ("ssl.engine.location", RUNS_CODE, "give the key by ssl.key.location or ssl.keystore.location"),
     ("ssl.engine.id", RUNS_CODE, "give the key by ssl.key.location or ssl.keystore.location"),
@@ -231,7 +231,10 @@ pub(super) fn produce<C>(producer: &BaseProducer<C>, record: &OutRecord) -> Resu
 where
     C: ProducerContext<DeliveryOpaque = ()>,
 {
-    let mut out = BaseRecord::<[u8], [u8]>::to(&record.topic).key(record.key.as_slice());
+    let mut out = BaseRecord::<[u8], [u8]>::to(&record.topic);
+    if let Some(key) = &record.key {
+        out = out.key(key.as_slice());
+    }
     if let Some(value) = &record.value {
         out = out.payload(value.as_slice());
     }

@@ -43,7 +43,7 @@ impl Cluster {
 }
 
 pub(super) fn text(topic: &str, key: &str, value: Option<&str>) -> OutRecord {
-    OutRecord { topic: topic.into(), key: key.into(), value: value.map(Into::into), headers: Vec::new() }
+    OutRecord { topic: topic.into(), key: Some(key.into()), value: value.map(Into::into), headers: Vec::new() }
 }
 
 /// Waits until `look` gives something; 30 s are more than any of these tests should need.

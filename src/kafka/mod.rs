@@ -118,7 +118,8 @@ pub trait Source: Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutRecord {
     pub topic: String,
-    pub key: Vec<u8>,
+    /// `None` is a record without a key, which is not one with an empty key.
+    pub key: Option<Vec<u8>>,
     /// `None` is a tombstone.
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(&'static str, Vec<u8>)>,

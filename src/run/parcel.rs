@@ -49,7 +49,7 @@ impl Packer<'_> {
         };
         Some(OutRecord {
             topic: self.topics.factors.clone(),
-            key: side.key(name).into_bytes(),
+            key: Some(side.key(name).into_bytes()),
             value,
             headers: vec![("generation", generation.to_string().into_bytes())],
         })
@@ -61,7 +61,7 @@ impl Packer<'_> {
         let signature = self.signer.sign(&value).into_bytes();
         Some(OutRecord {
             topic: self.topics.receipts.clone(),
-            key: receipt.request_id.clone().into_bytes(),
+            key: Some(receipt.request_id.clone().into_bytes()),
             value: Some(value),
             headers: vec![("signature", signature), ("key_id", self.signer.key_id().as_bytes().to_vec())],
         })
@@ -78,12 +78,7 @@ impl Packer<'_> {
         if letter.length > letter.value.len() as u64 {
             headers.push(("truncated_from", letter.length.to_string().into_bytes()));
         }
-        OutRecord {
-            topic: self.topics.dead_letters.clone(),
-            key: letter.key.clone().unwrap_or_default(),
-            value: Some(letter.value.clone()),
-            headers,
-        }
+        OutRecord { topic: self.topics.dead_letters.clone(), key: letter.key.clone(), value: Some(letter.value.clone()), headers }
     }
 }
 
@@ -96,7 +91,7 @@ fn manifest_record(mut manifest: Manifest, factors: &str, generations: &str, end
     manifest.upto.extend(factor_ends(factors, ends));
     OutRecord {
         topic: generations.to_owned(),
-        key: b"generation".to_vec(),
+        key: Some(b"generation".to_vec()),
         // Numbers, strings and maps with string keys: always JSON.
         value: serde_json::to_vec(&manifest).ok(),
         headers: Vec::new(),

@@ -239,8 +239,8 @@ fn reader(world: &World) -> (String, Manifest) {
     let mut copy: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
     for record in world.outputs.get("factors").map_or(&[][..], |log| &log[..upto]) {
         match &record.value {
-            Some(value) => copy.insert(&record.key, value),
-            None => copy.remove(&record.key[..]),
+            Some(value) => copy.insert(record.key.as_deref().unwrap(), value),
+            None => copy.remove(record.key.as_deref().unwrap()),
         };
     }
     let mut digest = LtHash::default();

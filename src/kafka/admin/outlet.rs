@@ -52,7 +52,7 @@ impl Outlet {
     pub fn send(&mut self, record: &OutRecord) -> Result<(), OutletError> {
         while let Err(error) = produce(&self.producer, record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+                let bytes = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
                 return Err(OutletError::Queue { topic: record.topic.clone(), bytes, reason: explain(&self.brokers, &error) });
             }
             self.producer.poll(POLL);

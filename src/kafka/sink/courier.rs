@@ -167,7 +167,7 @@ impl Courier {
     fn queue(&self, producer: &BaseProducer<Ledger>, record: &OutRecord) -> Result<(), DeliveryError> {
         while let Err(error) = super::super::client::produce(producer, record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                let bytes = record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+                let bytes = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
                 let reason = explain(&self.settings.brokers, &error);
                 return Err(DeliveryError::Queue { topic: record.topic.clone(), bytes, reason });
             }

@@ -154,3 +154,18 @@ fn drop_does_not_hang_while_a_parcel_waits_for_brokers() {
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }
 }
+
+#[test]
+fn a_record_without_a_key_arrives_without_one_and_an_empty_key_as_a_key() {
+    let cluster = Cluster::new(&[("letters", 1)]);
+    let mut sink = KafkaSink::start(cluster.settings(&[]), None, Bell::default());
+    let keyless = OutRecord { key: None, ..text("letters", "", Some("keyless")) };
+    deliver(&mut sink, vec![keyless, text("letters", "", Some("empty"))]);
+    let mut keys = Vec::new();
+    read_topic(&cluster.settings(&[]), "letters", None, |record| {
+        keys.push(record.key.map(<[u8]>::to_vec));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(keys, [None, Some(Vec::new())]);
+}
