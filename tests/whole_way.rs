@@ -217,6 +217,20 @@ fn receipts_are_signed_and_name_nobody() {
         statuses.push(receipt.json()["status"].as_str().expect("a status").to_owned());
     }
     assert_eq!(statuses, ["erased", "unlearned", "published"]);
+
+    // The topic is checked with the keys in the state directory; a rotation leaves what was signed before verifiable.
+    service.done(&["keys", "rotate"]).expect("rotated");
+    service.start().expect("started");
+    service.done(&["forget", "--user", "nobody", "--request-id", "s", "--wait", "published"]).expect("forgotten");
+    for request in ["r", "s"] {
+        service.done(&["receipt", "verify", request]).expect("right signatures");
+    }
+    service.stop().expect("a clean exit");
+    let renewed = Signer::open(&service.state.join("receipts.pem")).expect("the key");
+    assert_ne!(renewed.key_id(), signer.key_id());
+    let newest = consume_all(Kafka::shared().brokers(), &service.topic("receipts")).pop().expect("a receipt");
+    assert_eq!(newest.header("key_id"), Some(renewed.key_id().as_bytes()));
+    assert_eq!(service.code(&["receipt", "verify", "t"]).expect("an exit"), 1, "no such receipt");
 }
 
 #[test]

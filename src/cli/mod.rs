@@ -6,8 +6,10 @@
 pub mod config;
 pub mod demo;
 pub mod forget;
+pub mod keys;
 pub mod output;
 pub mod reading;
+pub mod receipt;
 pub mod recommend;
 pub mod run;
 pub mod send;
@@ -152,6 +154,10 @@ enum Command {
     Status(StatusArgs),
     /// Read factors and generations from the broker and recompute the digest
     Verify(verify::VerifyArgs),
+    /// List the public keys that receipts are signed with, or make a new signing key
+    Keys(keys::KeysArgs),
+    /// Check the signatures of receipts, or save one as files that other tools can check
+    Receipt(receipt::ReceiptArgs),
     /// Print the effective configuration, secrets hidden
     Config(ConfigArgs),
 }
@@ -246,6 +252,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Similar(args) => similar::run(&config, args),
         Command::Status(args) => status::run(&config, args.json, args.data_digest),
         Command::Verify(args) => verify::run(&config, &args),
+        Command::Keys(args) => keys::run(&config, &args),
+        Command::Receipt(args) => receipt::run(&config, &args),
         Command::Config(args) => output::written(config::run(&config, args.check, args.json)),
     }
 }

@@ -30,6 +30,8 @@ pub trait Views: Send + Sync + 'static {
     fn latest_generation(&self) -> Option<Value>;
     /// The newest receipt of a request.
     fn receipt(&self, request_id: &str) -> Result<Option<Value>, String>;
+    /// The public keys that receipts were and are signed with.
+    fn keys(&self) -> Value;
     /// Top `n` items with scores for a user, what the user already has left out; `None` for an unknown user.
     fn recommendations(&self, user: &str, n: usize) -> Result<Option<Vec<(String, f64)>>, String>;
 }

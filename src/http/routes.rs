@@ -38,6 +38,7 @@ pub(super) fn router(views: Arc<dyn Views>) -> Router {
         .route("/v1/generations/latest", get(latest_generation))
         // The rest of the path: a request's default id is topic/partition/offset.
         .route("/v1/receipts/{*request_id}", get(receipt))
+        .route("/v1/keys", get(keys))
         .route("/v1/users/{user}/recommendations", get(recommendations))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is no such page; / links to what there is") })
         .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read: use GET") })
@@ -114,6 +115,10 @@ async fn receipt(State(views): Asked, path: Result<Path<String>, PathRejection>)
     let missing = || Problem::new(StatusCode::NOT_FOUND, "no request of this id has been accepted or rejected");
     let answer = ask(views, move |views| views.receipt(&request_id)).await?;
     answer.map_err(unavailable)?.map(Json).ok_or_else(missing)
+}
+
+async fn keys(State(views): Asked) -> Result<Json<Value>, Problem> {
+    ask(views, |views| views.keys()).await.map(Json)
 }
 
 async fn recommendations(State(views): Asked, uri: Uri, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {

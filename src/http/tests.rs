@@ -22,6 +22,10 @@ impl Views for Fake {
         json!({ "generation": 7 })
     }
 
+    fn keys(&self) -> Value {
+        json!({ "version": 1, "keys": [] })
+    }
+
     fn latest_generation(&self) -> Option<Value> {
         self.ready.is_ok().then(|| json!({ "generation": 7 }))
     }
@@ -102,6 +106,7 @@ fn a_receipt_is_found_by_any_id() {
     for (path, id) in [("r1", "r1"), ("forgets/0/12", "forgets/0/12"), ("forgets%2F0%2F12", "forgets/0/12"), ("%C3%A4%20%C3%B6", "ä ö")] {
         assert_eq!(get(&server, &format!("/v1/receipts/{path}")).json(), json!({ "request_id": id }));
     }
+    assert_eq!(get(&server, "/v1/keys").json(), json!({ "version": 1, "keys": [] }));
     get(&server, "/v1/receipts/r2").is_problem(404, "no request of this id");
     get(&server, "/v1/receipts/").is_problem(404, "no such page");
     get(&server, "/v1/receipts/%FF").is_problem(400, "percent-encoded UTF-8");

@@ -51,6 +51,11 @@ impl HashKey {
         subject
     }
 
+    /// Names this installation to the broker: the same after every restart and every rotation of the signing key.
+    pub fn installation(&self) -> String {
+        self.hash(b'n', &[]).to_hex()[..16].to_owned()
+    }
+
     /// Stands for a request in the ledger and in logs.
     pub fn request(&self, request_id: &str) -> Subject {
         self.subject(b'r', &[request_id])

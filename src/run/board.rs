@@ -14,6 +14,7 @@ use crate::model::fence::HashKey;
 use crate::model::generation::Current;
 use crate::model::receipt::Manifest;
 use crate::model::recommend::{Measure, top};
+use crate::run::keyring::Keyring;
 use crate::run::service::stamp;
 use crate::run::solver::Progress;
 use crate::store::{Family, Store, after, rows, tables};
@@ -67,6 +68,7 @@ struct Shown {
     committed: Option<(Manifest, Vec<f64>)>,
     model: Option<Arc<Model>>,
     observed: Option<Millis>,
+    keys: Value,
 }
 
 /// The shared board.
@@ -86,6 +88,10 @@ impl Board {
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keys(&self, keyring: &Keyring) {
+        self.shown().keys = keyring.to_json();
     }
 
     pub(super) fn phase(&self, phase: Phase) {
@@ -208,6 +214,10 @@ impl Views for Board {
             "outbox": shown.outbox,
             "store_bytes": shown.sizes.iter().copied().collect::<BTreeMap<_, _>>(),
         })
+    }
+
+    fn keys(&self) -> Value {
+        self.shown().keys.clone()
     }
 
     fn latest_generation(&self) -> Option<Value> {

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
 
+use crate::run::keyring::key_id;
 use crate::store::StoreError;
 use crate::store::rocks::write_private;
 
@@ -30,8 +31,18 @@ impl Signer {
     pub fn open(path: &Path) -> Result<Signer, StoreError> {
         let seed = if path.exists() { read(path)? } else { make(path)? };
         let key = SigningKey::from_bytes(&seed);
-        let key_id = blake3::hash(key.verifying_key().as_bytes()).to_hex()[..16].to_owned();
+        let key_id = key_id(key.verifying_key().as_bytes());
         Ok(Signer { key, key_id })
+    }
+
+    /// Puts a new key in the place of the one in `path`. Receipts that the old one signed stay verifiable with its public
+    /// part; nothing more is ever signed with it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the file cannot be made; the old key is then still there.
+    pub fn renew(path: &Path) -> Result<Signer, StoreError> {
+        make(path)?;
+        Signer::open(path)
     }
 
     /// Base64 of the signature over `value`.

@@ -1,6 +1,7 @@
 //! The shell around the core: builds the ports, turns the loop, tells the pages. The only reader of the clock.
 
 pub mod board;
+pub mod keyring;
 pub mod keys;
 pub mod parcel;
 pub mod service;
@@ -30,6 +31,7 @@ use crate::store::tables::Tables;
 use crate::store::{Family, Store, StoreError};
 
 use board::Board;
+use keyring::Keyring;
 use keys::Signer;
 use service::{Parts, Ports, Service, TurnError};
 use solver::{Progress, ThreadSolver};
@@ -92,6 +94,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let key = HashKey::new(secret(&config.store.path.join(HASH_KEY_FILE), keys::random)?);
     let signing_key = config.receipts.signing_key.clone().unwrap_or_else(|| config.store.path.join(SIGNING_KEY_FILE));
     let signer = Signer::open(&signing_key)?;
+    let keyring = Keyring::kept(&config.store.path, &signer.public(), now())?;
     let tables = Tables::new(store.clone(), config.model.objective, &key)?;
     let inputs = InputTopics { interactions: config.topics.interactions.clone(), forgets: config.topics.forgets.clone() };
     let state = State::open(config.model.clone(), inputs, tables.restore(key.clone())?, &tables)?;
@@ -101,7 +104,8 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     metrics.expect(&[&topics.factors, &topics.generations, &topics.receipts, &topics.dead_letters], &Family::ALL.map(Family::name));
     let progress = Arc::new(Progress::default());
     let bell = Bell::default();
-    let board = Arc::new(Board::new(store, key, metrics.clone(), progress.clone(), now()));
+    let board = Arc::new(Board::new(store, key.clone(), metrics.clone(), progress.clone(), now()));
+    board.keys(&keyring);
     let solver = ThreadSolver::new(config.model.threads, progress, bell.clone())?;
     let settings = ClientSettings {
         brokers: config.kafka.brokers.clone(),
@@ -112,11 +116,12 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     // A static member takes its place in the group again at once after a crash, where a new member would wait for the
     // old one's session to run out; and of two processes with one identity the broker fences the older.
     let mut member = settings.clone();
-    member.properties.entry("group.instance.id".to_owned()).or_insert_with(|| format!("nepenthe-{}", signer.key_id()));
+    let installation = key.installation();
+    member.properties.entry("group.instance.id".to_owned()).or_insert_with(|| format!("nepenthe-{installation}"));
     // A static member does not say goodbye: this is how long another state must wait to read under the same group.
     member.properties.entry("session.timeout.ms".to_owned()).or_insert_with(|| "10000".to_owned());
     let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
-    let transactional_id = config.kafka.transactions.then(|| format!("{}-{}", config.kafka.group, signer.key_id()));
+    let transactional_id = config.kafka.transactions.then(|| format!("{}-{installation}", config.kafka.group));
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
     let (topics, timing) = (config.topics.clone(), config.generation.clone());
     let service = Service::new(Parts { state, tables, topics, timing, signer, metrics, board: board.clone() }, now())?;
