@@ -127,6 +127,11 @@ impl Settings {
         ConfigError::Clash { key: key.to_owned(), other: other.to_owned(), name: name.to_owned(), origin }
     }
 
+    /// A setting that is well written but does not go with the others.
+    pub fn refused(&self, key: &'static str, expected: &str) -> ConfigError {
+        self.entry(key).map_or_else(|missing| missing, |entry| refuse(key, entry, expected))
+    }
+
     /// 1 to `longest` bytes.
     pub fn text_within(&self, key: &'static str, longest: usize) -> Result<String, ConfigError> {
         let entry = self.entry(key)?;

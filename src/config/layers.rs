@@ -12,7 +12,7 @@ use super::check::{ConfigError, Entry, Given, Origin, Settings};
 const DEFAULTS: &str = include_str!("../default.toml");
 
 /// Settings that have no value by default.
-pub(super) const OPTIONAL: [&str; 2] = ["model.regularization", "receipts.signing_key"];
+pub(super) const OPTIONAL: [&str; 3] = ["model.regularization", "receipts.signing_key", "http.token_file"];
 
 /// librdkafka's own names follow; any is taken here and checked by librdkafka.
 const PROPERTIES: &str = "kafka.properties";

@@ -95,6 +95,8 @@ pub struct Receipts {
 #[derive(Debug, Clone)]
 pub struct Http {
     pub listen: SocketAddr,
+    /// File with the token that readers must show; without one only loopback addresses are listened on.
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -137,13 +139,21 @@ impl Config {
             },
             store: Store { path: settings.text_within("store.path", 4096)?.into() },
             receipts: Receipts { signing_key: settings.path_if_set("receipts.signing_key")? },
-            http: Http { listen: settings.address("http.listen")? },
+            http: http(&settings)?,
             log: Log {
                 level: settings.log_filter("log.level")?,
                 format: settings.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
             },
         })
     }
+}
+
+fn http(settings: &Settings) -> Result<Http, ConfigError> {
+    let http = Http { listen: settings.address("http.listen")?, token_file: settings.path_if_set("http.token_file")? };
+    if http.token_file.is_none() && !http.listen.ip().is_loopback() {
+        return Err(settings.refused("http.listen", "a loopback address, or http.token_file must name a file with the token to ask for"));
+    }
+    Ok(http)
 }
 
 fn model(settings: &Settings) -> Result<Params, ConfigError> {

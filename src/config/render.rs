@@ -50,9 +50,15 @@ impl Config {
             ("generation", self.generation_section()),
             ("store", table([("path", text(self.store.path.display()))])),
             ("receipts", self.receipts.signing_key.iter().map(|path| ("signing_key".to_owned(), text(path.display()))).collect()),
-            ("http", table([("listen", text(self.http.listen))])),
+            ("http", self.http_section()),
             ("log", table([("level", text(&self.log.level)), ("format", text(log_format(self.log.format)))])),
         ]
+    }
+
+    fn http_section(&self) -> Table {
+        let mut section = table([("listen", text(self.http.listen))]);
+        section.extend(self.http.token_file.iter().map(|path| ("token_file".to_owned(), text(path.display()))));
+        section
     }
 
     fn kafka_section(&self) -> Table {

@@ -158,6 +158,7 @@ fn a_value_out_of_range_is_refused_with_what_is_allowed() {
         ("generation.forget_delay", "soon", "a duration from 0ms to 168h"),
         ("store.path", "", "a string of 1 to 4096 bytes"),
         ("http.listen", "localhost:9464", "an IP address and a port"),
+        ("http.listen", "0.0.0.0:9464", "a loopback address, or http.token_file"),
         ("log.level", "inof", "off, error, warn"),
         ("log.level", "nepenthe=loud", "off, error, warn"),
         ("log.format", "xml", "\"text\" or \"json\""),
@@ -185,6 +186,15 @@ fn every_setting_has_limits_at_which_it_still_works() {
         ("http.listen", "[::1]:0"),
     ];
     limits.iter().for_each(|(key, value)| drop(set(key, value).expect(key)));
+}
+
+#[test]
+fn pages_beyond_loopback_need_a_token() {
+    let open = load("[http]\nlisten = \"[::]:9464\"\n", &[], &[]).unwrap_err();
+    assert!(open.starts_with("nepenthe.toml:2: http.listen") && open.contains("http.token_file"), "{open}");
+    let guarded = load("[http]\nlisten = \"[::]:9464\"\ntoken_file = \"/run/secrets/token\"\n", &[], &[]).unwrap();
+    assert_eq!(guarded.http.token_file, Some("/run/secrets/token".into()));
+    assert!(guarded.to_toml().contains("token_file = \"/run/secrets/token\""));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! /metrics, /livez, /readyz, the status page and the JSON views. Knows nothing of how the answers are made: see [`Views`].
 
+pub mod guard;
 mod problem;
 mod routes;
 
@@ -10,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use guard::Guard;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -64,12 +66,12 @@ struct Running {
 }
 
 impl Server {
-    /// Listens on `listen` and answers from `views` on threads of its own until it is stopped. Not to be called from
-    /// asynchronous code.
+    /// Listens on `listen` and answers whom `guard` lets in from `views`, on threads of its own, until it is stopped. Not
+    /// to be called from asynchronous code.
     ///
     /// # Errors
     /// [`HttpError::Bind`] for an address that is taken or not ours, [`HttpError::Start`] when the system refuses threads.
-    pub fn start(listen: SocketAddr, views: Arc<dyn Views>) -> Result<Server, HttpError> {
+    pub fn start(listen: SocketAddr, guard: Guard, views: Arc<dyn Views>) -> Result<Server, HttpError> {
         let bind = |source| HttpError::Bind { address: listen, source };
         let begin = |source| HttpError::Start { address: listen, source };
         let listener = TcpListener::bind(listen).map_err(bind)?;
@@ -88,7 +90,7 @@ impl Server {
                 // Either way it is time to end: told to, or the server is gone.
                 let _ = stopped.await;
             };
-            if let Err(error) = axum::serve(listener, routes::router(views)).with_graceful_shutdown(until).await {
+            if let Err(error) = axum::serve(listener, routes::router(views, guard)).with_graceful_shutdown(until).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });

@@ -6,13 +6,14 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::Views;
+use super::guard::{Guard, ask_for_token};
 use super::problem::Problem;
 
 /// A view that takes longer is answered for with 503.
@@ -24,7 +25,7 @@ const LARGEST_N: usize = 1000;
 
 type Asked = State<Arc<dyn Views>>;
 
-pub(super) fn router(views: Arc<dyn Views>) -> Router {
+pub(super) fn router(views: Arc<dyn Views>, guard: Guard) -> Router {
     let html = "text/html; charset=utf-8";
     Router::new()
         .route("/", get(|| fixed(html, include_str!("page.html"))))
@@ -43,6 +44,7 @@ pub(super) fn router(views: Arc<dyn Views>) -> Router {
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is no such page; / links to what there is") })
         .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this page can only be read: use GET") })
         .layer(from_fn(name_allowed_methods))
+        .layer(from_fn_with_state(guard, ask_for_token))
         .layer(map_response(with_headers))
         .with_state(views)
 }

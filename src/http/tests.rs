@@ -45,7 +45,7 @@ impl Views for Fake {
 }
 
 fn start(ready: Result<(), String>) -> Server {
-    Server::start((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(Fake { ready })).unwrap()
+    Server::start((Ipv4Addr::LOCALHOST, 0).into(), Guard::open(), Arc::new(Fake { ready })).unwrap()
 }
 
 struct Answer {
@@ -181,7 +181,9 @@ fn the_page_asks_nobody_else_and_finds_its_parts() {
 #[test]
 fn an_address_in_use_is_named_with_the_remedy() {
     let server = start(Ok(()));
-    let Err(error) = Server::start(server.local_addr(), Arc::new(Fake { ready: Ok(()) })) else { panic!("two servers on one address") };
+    let Err(error) = Server::start(server.local_addr(), Guard::open(), Arc::new(Fake { ready: Ok(()) })) else {
+        panic!("two servers on one address")
+    };
     let message = error.to_string();
     assert!(message.contains(&server.local_addr().to_string()) && message.contains("http.listen"), "{message}");
 }
@@ -193,5 +195,22 @@ fn stop_frees_the_address_though_a_client_says_nothing() {
     let _silent = TcpStream::connect(address).unwrap();
     assert_eq!(get(&server, "/livez").status, 200);
     server.stop();
-    drop(Server::start(address, Arc::new(Fake { ready: Ok(()) })).unwrap());
+    drop(Server::start(address, Guard::open(), Arc::new(Fake { ready: Ok(()) })).unwrap());
+}
+
+#[test]
+fn a_guarded_server_asks_for_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "0123456789abcdef").unwrap();
+    let guard = Guard::with_token_in(&path).unwrap();
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), guard, Arc::new(Fake { ready: Ok(()) })).unwrap();
+    for path in ["/", "/page.js", "/metrics", "/v1/status", "/v1/receipts/r1", "/absent"] {
+        let refusal = get(&server, path);
+        refusal.is_problem(401, "http.token_file");
+        assert!(refusal.header("www-authenticate").unwrap().contains("Bearer"), "{}", refusal.head);
+    }
+    assert_eq!((get(&server, "/livez").status, get(&server, "/readyz").status), (200, 200));
+    let shown = "/v1/status HTTP/1.1\r\nAuthorization: Bearer 0123456789abcdef\r\nX-Rest:";
+    assert_eq!(get(&server, shown).json(), json!({ "generation": 7 }));
 }

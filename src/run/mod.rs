@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
+use crate::http::guard::{Guard, TokenError};
 use crate::http::{HttpError, Server, Views};
 use crate::kafka::Bell;
 use crate::kafka::client::ClientSettings;
@@ -56,6 +57,8 @@ pub enum RunError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Http(#[from] HttpError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("cannot start the solver's threads: {0}; lower model.threads")]
@@ -125,7 +128,8 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
     let (topics, timing) = (config.topics.clone(), config.generation.clone());
     let service = Service::new(Parts { state, tables, topics, timing, signer, metrics, board: board.clone() }, now())?;
-    let server = Server::start(config.http.listen, board.clone())?;
+    let guard = config.http.token_file.as_deref().map_or_else(|| Ok(Guard::open()), Guard::with_token_in)?;
+    let server = Server::start(config.http.listen, guard, board.clone())?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, ended) = sync_channel(1);

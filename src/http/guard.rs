@@ -1,0 +1,121 @@
+//! Who may read the pages: everybody on loopback, and elsewhere whoever shows the token.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::problem::Problem;
+
+/// Tokens that can be guessed are refused.
+const SHORTEST: usize = 16;
+/// What orchestrators ask for without any secret; it tells nothing about anybody.
+const OPEN: [&str; 2] = ["/livez", "/readyz"];
+
+/// Why there is no guard.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("cannot read the token in {} (http.token_file): {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the token in {} (http.token_file) has fewer than {SHORTEST} characters; `openssl rand -hex 32` makes a good one", path.display())]
+    Short { path: PathBuf },
+}
+
+/// Knows the token by its hash only: comparing hashes takes the same time whatever was shown, and nothing can print it.
+#[derive(Clone)]
+pub struct Guard(Arc<Option<blake3::Hash>>);
+
+impl Guard {
+    /// Lets everybody in.
+    pub fn open() -> Guard {
+        Guard(Arc::new(None))
+    }
+
+    /// Lets those in who show the token in the file, blanks around it left out.
+    ///
+    /// # Errors
+    /// [`TokenError`] for a file that cannot be read or holds too little.
+    pub fn with_token_in(path: &Path) -> Result<Guard, TokenError> {
+        let text = std::fs::read_to_string(path).map_err(|source| TokenError::Read { path: path.to_path_buf(), source })?;
+        let token = text.trim();
+        if token.len() < SHORTEST {
+            return Err(TokenError::Short { path: path.to_path_buf() });
+        }
+        Ok(Guard(Arc::new(Some(blake3::hash(token.as_bytes())))))
+    }
+
+    fn lets_in(&self, path: &str, shown: Option<&HeaderValue>) -> bool {
+        let Some(wanted) = *self.0 else { return true };
+        // `==` of two hashes is in constant time.
+        OPEN.contains(&path) || shown.and_then(token).is_some_and(|token| blake3::hash(&token) == wanted)
+    }
+}
+
+/// The token of `Bearer TOKEN`, or the password of `Basic …`, which browsers can ask for.
+fn token(shown: &HeaderValue) -> Option<Vec<u8>> {
+    let (scheme, rest) = shown.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().as_bytes().to_vec());
+    }
+    let pair = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(rest.trim()).ok())??;
+    let colon = pair.iter().position(|&byte| byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
+}
+
+/// Answers 401 to whoever does not show the token.
+pub(super) async fn ask_for_token(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    if guard.lets_in(request.uri().path(), request.headers().get(header::AUTHORIZATION)) {
+        return next.run(request).await;
+    }
+    let detail = "show the token of http.token_file: `Authorization: Bearer TOKEN`, or as the password in a browser";
+    let mut refusal = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+    // Two challenges in one header (RFC 9110 §11.6.1).
+    let challenge = HeaderValue::from_static("Bearer realm=\"nepenthe\", Basic realm=\"nepenthe\"");
+    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn guard(dir: &Path, text: &str) -> Result<Guard, TokenError> {
+        let path = dir.join("token");
+        std::fs::write(&path, text).unwrap();
+        Guard::with_token_in(&path)
+    }
+
+    #[test]
+    fn the_token_opens_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = guard(dir.path(), &format!("  {TOKEN}\n")).unwrap();
+        let lets = |path: &str, shown: Option<&str>| guard.lets_in(path, shown.map(|text| HeaderValue::from_str(text).unwrap()).as_ref());
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        for shown in [format!("Bearer {TOKEN}"), format!("bearer  {TOKEN} "), basic(&format!("me:{TOKEN}")), basic(&format!(":{TOKEN}"))] {
+            assert!(lets("/v1/status", Some(&shown)), "{shown}");
+        }
+        let wrong = [TOKEN.to_owned(), "Bearer".to_owned(), format!("Bearer {TOKEN}0"), "Bearer 0123456789abcdeF".to_owned(), basic(TOKEN)];
+        for shown in wrong.into_iter().chain([basic(&format!("{TOKEN}:")), "Basic !".to_owned(), format!("Digest {TOKEN}")]) {
+            assert!(!lets("/metrics", Some(&shown)), "{shown}");
+        }
+        assert!(!lets("/", None) && !lets("/livez/x", None) && lets("/livez", None) && lets("/readyz", None));
+        assert!(Guard::open().lets_in("/v1/status", None));
+    }
+
+    #[test]
+    fn a_token_that_could_be_guessed_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "\n", "short"] {
+            let refused = guard(dir.path(), text).err().unwrap().to_string();
+            assert!(refused.contains("fewer than 16") && refused.contains("token_file") && !refused.contains("short\""), "{refused}");
+        }
+        assert!(matches!(Guard::with_token_in(&dir.path().join("absent")), Err(TokenError::Read { .. })));
+    }
+}
