@@ -18,7 +18,7 @@ impl From<RunError> for CliError {
         match error {
             RunError::Store(error) => error.into(),
             RunError::Turn(TurnError::Store(error @ (StoreError::Damaged { .. } | StoreError::UnknownVersion { .. }))) => error.into(),
-            RunError::Source(_) | RunError::Token(_) => CliError::new(Exit::Usage, error),
+            RunError::Source(_) | RunError::TokenFile { .. } | RunError::Token { .. } => CliError::new(Exit::Usage, error),
             _ => CliError::failed(error),
         }
     }

@@ -200,10 +200,7 @@ fn stop_frees_the_address_though_a_client_says_nothing() {
 
 #[test]
 fn a_guarded_server_asks_for_the_token() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("token");
-    std::fs::write(&path, "0123456789abcdef").unwrap();
-    let guard = Guard::with_token_in(&path).unwrap();
+    let guard = Guard::with_token("0123456789abcdef").unwrap();
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), guard, Arc::new(Fake { ready: Ok(()) })).unwrap();
     for path in ["/", "/page.js", "/metrics", "/v1/status", "/v1/receipts/r1", "/absent"] {
         let refusal = get(&server, path);

@@ -9,6 +9,7 @@ pub mod solver;
 mod telling;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
-use crate::http::guard::{Guard, TokenError};
+use crate::http::guard::{Guard, TokenTooShort};
 use crate::http::{HttpError, Server, Views};
 use crate::kafka::Bell;
 use crate::kafka::client::ClientSettings;
@@ -57,8 +58,10 @@ pub enum RunError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
+    #[error("http.token_file {}: {source}", path.display())]
+    TokenFile { path: PathBuf, source: std::io::Error },
+    #[error("http.token_file {}: {source}", path.display())]
+    Token { path: PathBuf, source: TokenTooShort },
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("cannot start the solver's threads: {0}; lower model.threads")]
@@ -128,7 +131,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
     let (topics, timing) = (config.topics.clone(), config.generation.clone());
     let service = Service::new(Parts { state, tables, topics, timing, signer, metrics, board: board.clone() }, now())?;
-    let guard = config.http.token_file.as_deref().map_or_else(|| Ok(Guard::open()), Guard::with_token_in)?;
+    let guard = guard(config.http.token_file.as_deref())?;
     let server = Server::start(config.http.listen, guard, board.clone())?;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -148,6 +151,13 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         })
         .map_err(RunError::Spawn)?;
     Ok(Running { board, server: Some(server), stop, bell, ended, thread: Some(thread) })
+}
+
+/// Who may read the pages.
+fn guard(token_file: Option<&Path>) -> Result<Guard, RunError> {
+    let Some(path) = token_file else { return Ok(Guard::open()) };
+    let token = std::fs::read_to_string(path).map_err(|source| RunError::TokenFile { path: path.to_path_buf(), source })?;
+    Guard::with_token(&token).map_err(|source| RunError::Token { path: path.to_path_buf(), source })
 }
 
 impl Running {
