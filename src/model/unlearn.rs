@@ -13,7 +13,7 @@ use super::ratings::Ratings;
 use super::{Objective, Params};
 
 /// Differences kept by the accelerator.
-const DEPTH: usize = 8;
+pub const DEPTH: usize = 8;
 /// Rise of the objective that is rounding and not the accelerator's fault, relative to its size.
 const ROUNDING: f64 = 1e-13;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
@@ -34,6 +34,8 @@ pub struct Problem {
 pub trait Watch: Sync {
     /// After each sweep: its number from 1 and the largest relative residual that it found.
     fn swept(&self, sweep: u32, residual: f64);
+    /// After each solve of the users, also of one that is thrown away: the objective, up to a constant of the data.
+    fn eliminated(&self, _objective: f64) {}
     /// True makes the solve stop at the next sweep, with what it has.
     fn cancelled(&self) -> bool {
         false
@@ -79,8 +81,16 @@ pub struct Solution {
 /// # Source
 /// Xu et al., *Netflix and Forget: Efficient and Exact Machine Unlearning from Bi-linear Recommendations*, 2023.
 pub fn solve(arch: Arch, problem: &Problem, watch: &dyn Watch) -> Result<Solution, RowFailed> {
+    solve_with(arch, problem, DEPTH, watch)
+}
+
+/// [`solve`] with another depth of the accelerator than [`DEPTH`]; 0 is plain alternation.
+///
+/// # Errors
+/// As [`solve`].
+pub fn solve_with(arch: Arch, problem: &Problem, depth: usize, watch: &dyn Watch) -> Result<Solution, RowFailed> {
     let mean = if problem.params.objective == Objective::Explicit { problem.ratings.mean() } else { 0.0 };
-    let mut run = Run::new(arch, problem, mean);
+    let mut run = Run::new(arch, problem, mean, depth);
     let mut trace = Vec::new();
     let (measured, sigma) = run.descend(watch, &mut trace)?;
     let effective_rank = effective_rank(arch, &run.factors, run.reach);
@@ -90,6 +100,7 @@ pub fn solve(arch: Arch, problem: &Problem, watch: &dyn Watch) -> Result<Solutio
 struct Run<'a> {
     arch: Arch,
     params: &'a Params,
+    depth: usize,
     ratings: &'a Ratings,
     weights: Weights,
     factors: Factors,
@@ -99,7 +110,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(arch: Arch, problem: &'a Problem, mean: f64) -> Run<'a> {
+    fn new(arch: Arch, problem: &'a Problem, mean: f64, depth: usize) -> Run<'a> {
         let (params, ratings) = (&problem.params, &*problem.ratings);
         let mut factors = problem.previous.as_deref().cloned().unwrap_or_else(|| Factors::new(params.rank));
         let weights = Weights::new(params, mean);
@@ -112,7 +123,7 @@ impl<'a> Run<'a> {
         keep_live(&mut factors.users, |row| ratings.users.degree(row), ratings.users.len());
         keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
         let counts = [factors.users.count(), factors.items.count()];
-        Run { arch, params, ratings, weights, factors, counts, reach: squares.sqrt() }
+        Run { arch, params, depth, ratings, weights, factors, counts, reach: squares.sqrt() }
     }
 
     fn measure(&self) -> Measured {
@@ -159,16 +170,16 @@ impl<'a> Run<'a> {
 
     /// Sweeps until a residual below the tolerance is seen.
     fn converge(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
-        let mut anderson = Anderson::new(DEPTH);
+        let mut anderson = Anderson::new(self.depth);
         let mut best = f64::INFINITY;
         while self.has_sweeps(trace) && !watch.cancelled() {
-            let eliminated = self.solve_users()?;
+            let eliminated = self.solve_users(watch)?;
             if eliminated > best + ROUNDING * best.abs()
                 && let Some(plain) = anderson.last_image()
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
-                best = best.min(self.solve_users()?);
+                best = best.min(self.solve_users(watch)?);
             } else {
                 best = best.min(eliminated);
             }
@@ -184,11 +195,11 @@ impl<'a> Run<'a> {
             let next = anderson.next(self.factors.items.values(), image.values().to_vec());
             self.factors.items.values_mut().copy_from_slice(&next);
         }
-        self.solve_users().map(|_| ())
+        self.solve_users(watch).map(|_| ())
     }
 
     /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant.
-    fn solve_users(&mut self) -> Result<f64, RowFailed> {
+    fn solve_users(&mut self, watch: &dyn Watch) -> Result<f64, RowFailed> {
         let users = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
         let swept = half_sweep(self.arch, users, &mut self.factors.users, self.counts[1])?;
         let penalty: f64 = self
@@ -200,7 +211,9 @@ impl<'a> Run<'a> {
                 lambda * self.factors.items.raw(row).iter().map(|x| x * x).sum::<f64>()
             })
             .sum();
-        Ok(swept.eliminated + penalty)
+        let eliminated = swept.eliminated + penalty;
+        watch.eliminated(eliminated);
+        Ok(eliminated)
     }
 }
 
