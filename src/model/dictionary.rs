@@ -10,7 +10,8 @@ use super::factors::Side;
 #[derive(Debug, Clone, Default)]
 struct Names {
     numbers: HashMap<Arc<str>, u32>,
-    names: Vec<Option<Arc<str>>>,
+    /// Shared with whoever reads them beside the loop; the next change copies them then.
+    names: Arc<Vec<Option<Arc<str>>>>,
     next: u32,
 }
 
@@ -55,10 +56,11 @@ impl Dictionary {
         let names = &mut self.sides[side as usize];
         let name: Arc<str> = name.into();
         let at = number as usize;
-        if names.names.len() <= at {
-            names.names.resize(at + 1, None);
+        let by_number = Arc::make_mut(&mut names.names);
+        if by_number.len() <= at {
+            by_number.resize(at + 1, None);
         }
-        names.names[at] = Some(name.clone());
+        by_number[at] = Some(name.clone());
         names.numbers.insert(name, number);
         names.next = names.next.max(number + 1);
     }
@@ -66,7 +68,7 @@ impl Dictionary {
     /// Forgets a name; its number stays used.
     pub fn remove(&mut self, side: Side, number: u32) {
         let names = &mut self.sides[side as usize];
-        if let Some(name) = names.names.get_mut(number as usize).and_then(Option::take) {
+        if let Some(name) = Arc::make_mut(&mut names.names).get_mut(number as usize).and_then(Option::take) {
             names.numbers.remove(&name);
         }
     }
@@ -77,7 +79,7 @@ impl Dictionary {
     }
 
     /// All names, by number.
-    pub fn names(&self, side: Side) -> &[Option<Arc<str>>] {
+    pub fn names(&self, side: Side) -> &Arc<Vec<Option<Arc<str>>>> {
         &self.sides[side as usize].names
     }
 

@@ -49,7 +49,7 @@ pub struct Job {
     number: u64,
     parent: Option<u64>,
     cut: Positions,
-    names: [Vec<Option<Arc<str>>>; 2],
+    names: [Arc<Vec<Option<Arc<str>>>>; 2],
     /// What readers have.
     published: Option<Arc<Factors>>,
     digest: LtHash,
@@ -64,13 +64,15 @@ pub struct Outcome {
     job: Job,
     pub solution: Solution,
     rows: Vec<(Side, u32, RowChange)>,
+    stored: Vec<(Side, u32)>,
     digest: LtHash,
 }
 
 /// What a new generation changes in the store; committed as a whole.
 #[derive(Debug)]
 pub struct NewGeneration {
-    pub rows: Vec<(Side, u32, RowChange)>,
+    /// Rows of which a bit differs from what the store has, ascending; those that the factors do not have are gone.
+    pub stored: Vec<(Side, u32)>,
     pub requests: Vec<(RequestKey, Request)>,
     pub outbox: Vec<Outgoing>,
 }
@@ -100,8 +102,8 @@ impl State {
     pub fn freeze<H: History>(&mut self, history: &H) -> Result<Job, H::Error> {
         let dirty = [self.dirty[0].take(), self.dirty[1].take()];
         let rows = dirty[0].iter().map(|&user| Ok((user, self.read_user(history, user)?))).collect::<Result<Vec<_>, _>>()?;
-        let touched = Arc::make_mut(&mut self.ratings).update(rows);
-        let share = touched.pairs as f64 / self.ratings.pairs().max(1) as f64;
+        let changes = Arc::make_mut(&mut self.ratings).update(rows);
+        let share = changes.len() as f64 / self.ratings.pairs().max(1) as f64;
         let candidates =
             if std::mem::take(&mut self.recheck) { Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect()) } else { dirty };
         let published = self.current.as_ref().map(|current| current.factors.clone());
@@ -116,7 +118,7 @@ impl State {
             number: self.current.as_ref().map_or(1, |current| current.manifest.generation + 1),
             parent: self.current.as_ref().map(|current| current.manifest.generation),
             cut: self.positions.clone(),
-            names: [self.dictionary.names(Side::User).to_vec(), self.dictionary.names(Side::Item).to_vec()],
+            names: Side::BOTH.map(|side| self.dictionary.names(side).clone()),
             digest: self.current.as_ref().map(|current| current.digest.clone()).unwrap_or_default(),
             problem: Problem {
                 initial: self.initial(previous.as_deref()),
@@ -169,7 +171,7 @@ impl State {
 
     /// Makes a solved generation the current one. `seconds` is what the solve took.
     pub fn adopt(&mut self, outcome: Outcome, seconds: f64, now: Millis) -> NewGeneration {
-        let Outcome { job, solution, rows, digest } = outcome;
+        let Outcome { job, solution, rows, stored, digest } = outcome;
         let certificate = Certificate {
             objective: solution.measured.objective,
             residual: solution.measured.residual,
@@ -218,7 +220,7 @@ impl State {
         outbox.extend(requests.iter().map(|(_, request)| Outgoing::Receipt(request.receipt.clone())));
         outbox.push(Outgoing::Manifest { generation });
         self.current = Some(Current { manifest, factors: Arc::new(solution.factors), digest });
-        NewGeneration { rows, requests, outbox }
+        NewGeneration { stored, requests, outbox }
     }
 
     /// Requests that this generation serves. Without a certificate there is no claim: they go on waiting.
@@ -317,52 +319,74 @@ impl Job {
     /// [`RowFailed`] names a row that cannot be solved.
     pub fn run(self, watch: &dyn Watch) -> Result<Outcome, RowFailed> {
         let solution = unlearn::solve(Arch::new(), &self.problem, watch)?;
-        let mut rows: Vec<(Side, u32, RowChange)> = self.dropped.iter().map(|&(side, row)| (side, row, RowChange::Drop)).collect();
-        let mut digest = self.digest.clone();
+        let mut told =
+            Difference { rows: self.dropped.iter().map(|&(side, row)| (side, row, RowChange::Drop)).collect(), ..Difference::default() };
         for side in Side::BOTH {
-            let old = self.published.as_ref().map(|factors| factors.side(side));
-            let (changed, change) = difference(side, old, solution.factors.side(side), &self.names[side as usize]);
-            rows.extend(changed);
-            digest.merge(&change);
+            let (old, new) = (self.published.as_ref().map(|factors| factors.side(side)), solution.factors.side(side));
+            let rows: Vec<u32> = (0..new.len().max(old.map_or(0, Table::len)) as u32).collect();
+            told.append(difference(side, old, new, &rows, &self.names[side as usize]));
         }
-        Ok(Outcome { job: self, solution, rows, digest })
+        let mut digest = self.digest.clone();
+        digest.merge(&told.digest);
+        Ok(Outcome { job: self, solution, rows: told.rows, stored: told.stored, digest })
     }
 }
 
-/// Changed rows, and what they do to the digest.
-type Difference = (Vec<(Side, u32, RowChange)>, LtHash);
+/// What differs between two versions of the factors.
+#[derive(Default)]
+struct Difference {
+    /// What readers see differently, and what that does to the digest.
+    rows: Vec<(Side, u32, RowChange)>,
+    digest: LtHash,
+    /// What the store has differently: readers see f32 only.
+    stored: Vec<(Side, u32)>,
+}
 
-/// Rows that readers see differently, and what that does to the digest.
-fn difference(side: Side, old: Option<&Table>, new: &Table, names: &[Option<Arc<str>>]) -> Difference {
-    let len = new.len().max(old.map_or(0, Table::len));
-    let parts: Vec<Difference> = (0..len)
-        .collect::<Vec<_>>()
+impl Difference {
+    fn append(&mut self, more: Difference) {
+        self.rows.extend(more.rows);
+        self.stored.extend(more.stored);
+        self.digest.merge(&more.digest);
+    }
+}
+
+/// What differs in these rows.
+fn difference(side: Side, old: Option<&Table>, new: &Table, rows: &[u32], names: &[Option<Arc<str>>]) -> Difference {
+    let parts: Vec<Difference> = rows
         .par_chunks(512)
         .map(|rows| {
-            let (mut changed, mut digest) = (Vec::new(), LtHash::default());
+            let mut found = Difference::default();
             for &row in rows {
-                let (before, after) = (old.and_then(|old| old.published(row)), new.published(row));
+                let at = row as usize;
+                let same = match (old.and_then(|old| old.row(at)), new.row(at)) {
+                    (None, None) => true,
+                    (Some(old), Some(new)) => old.len() == new.len() && old.iter().zip(new).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    _ => false,
+                };
+                if same {
+                    continue;
+                }
+                found.stored.push((side, row));
+                let (before, after) = (old.and_then(|old| old.published(at)), new.published(at));
                 if before == after {
                     continue;
                 }
                 // A row that exists has a name: names go only once their tombstone is out.
-                let Some(name) = names.get(row).and_then(Option::as_deref) else { continue };
+                let Some(name) = names.get(at).and_then(Option::as_deref) else { continue };
                 let key = side.key(name);
                 if let Some(before) = &before {
-                    digest.remove(key.as_bytes(), before);
+                    found.digest.remove(key.as_bytes(), before);
                 }
                 if let Some(after) = &after {
-                    digest.add(key.as_bytes(), after);
+                    found.digest.add(key.as_bytes(), after);
                 }
-                let change = if after.is_some() { RowChange::Put } else { RowChange::Tombstone };
-                changed.push((side, row as u32, change));
+                found.rows.push((side, row, if after.is_some() { RowChange::Put } else { RowChange::Tombstone }));
             }
-            (changed, digest)
+            found
         })
         .collect();
-    parts.into_iter().fold(Default::default(), |(mut rows, mut digest): (Vec<_>, LtHash), (more, change)| {
-        rows.extend(more);
-        digest.merge(&change);
-        (rows, digest)
+    parts.into_iter().fold(Difference::default(), |mut all, part| {
+        all.append(part);
+        all
     })
 }

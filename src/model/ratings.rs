@@ -36,6 +36,17 @@ impl Rows {
         }
     }
 
+    /// Number of pairs. Costs a look at each laid-over row.
+    pub fn pairs(&self) -> u64 {
+        let compressed = |row: u32| match self.starts.get(row as usize..row as usize + 2) {
+            Some(&[start, end]) => end - start,
+            _ => 0,
+        };
+        let (more, less) =
+            self.overlay.iter().fold((0, 0), |(more, less), (&row, laid)| (more + laid.columns.len() as u64, less + compressed(row)));
+        self.columns.len() as u64 + more - less
+    }
+
     /// Numbers of observed counterparts, row by row.
     pub fn degree(&self, row: usize) -> usize {
         self.row(row).0.len()
@@ -133,19 +144,19 @@ pub struct Ratings {
     interactions: Vec<u32>,
 }
 
-/// What [`Ratings::update`] changed.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Touched {
-    /// Items of which a pair came, went or changed its value, ascending.
-    pub items: Vec<u32>,
-    /// Pairs that came, went or changed.
-    pub pairs: u64,
+/// A pair that came (`before` is `None`), went (`after` is `None`) or changed its value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    pub user: u32,
+    pub item: u32,
+    pub before: Option<f32>,
+    pub after: Option<f32>,
 }
 
 impl Ratings {
     /// Number of (user, item) pairs.
     pub fn pairs(&self) -> u64 {
-        (0..self.users.len()).map(|row| self.users.degree(row) as u64).sum()
+        self.users.pairs()
     }
 
     /// Number of interactions behind them.
@@ -164,12 +175,13 @@ impl Ratings {
         if n == 0 { 0.0 } else { sum / n as f64 }
     }
 
-    /// Puts new rows of users in the place of their old ones and mends the items' side. A few changes are laid over
-    /// the compressed form; many make it anew.
-    pub fn update(&mut self, rows: Vec<(u32, Row)>) -> Touched {
-        let mut changes: Vec<(u32, u32, Option<f32>)> = Vec::new();
-        for (user, new) in &rows {
-            difference(self.users.row(*user as usize), (&new.columns, &new.values), |item, value| changes.push((item, *user, value)));
+    /// Puts new rows of users in the place of their old ones and mends the items' side; answers the pairs that differ,
+    /// ascending by item, then user. A few changes are laid over the compressed form; many make it anew.
+    pub fn update(&mut self, rows: Vec<(u32, Row)>) -> Vec<Change> {
+        let mut changes: Vec<Change> = Vec::new();
+        for &(user, ref new) in &rows {
+            let old = self.users.row(user as usize);
+            difference(old, (&new.columns, &new.values), |item, before, after| changes.push(Change { user, item, before, after }));
         }
         for (user, new) in rows {
             let at = user as usize;
@@ -177,45 +189,43 @@ impl Ratings {
             self.interactions[at] = new.interactions;
             self.users.lay(user, new);
         }
-        changes.sort_unstable_by_key(|&(item, user, _)| (item, user));
-        let mut items: Vec<u32> = changes.iter().map(|change| change.0).collect();
-        items.dedup();
-        let touched = Touched { items, pairs: changes.len() as u64 };
+        changes.sort_unstable_by_key(|change| (change.item, change.user));
         // Laid-over rows cost a hash look-up and a copy each time they change: past an eighth a new form is cheaper.
         let laid: usize = self.users.overlay.values().map(|row| row.columns.len()).sum();
-        let copied: usize = touched.items.iter().map(|&item| self.items.degree(item as usize)).sum();
+        let by_item = || changes.chunk_by(|a, b| a.item == b.item);
+        let copied: usize = by_item().map(|group| self.items.degree(group[0].item as usize)).sum();
         if (laid + copied + changes.len()) * 8 > self.users.columns.len() {
             // The items' side goes first, so that at the peak the pairs are held twice on one side only.
             self.items = Rows::default();
             self.users.settle();
             self.items = self.users.transposed();
         } else {
-            for group in changes.chunk_by(|a, b| a.0 == b.0) {
-                let row = merged(self.items.row(group[0].0 as usize), group);
-                self.items.lay(group[0].0, row);
+            for group in by_item() {
+                let row = merged(self.items.row(group[0].item as usize), group);
+                self.items.lay(group[0].item, row);
             }
         }
-        touched
+        changes
     }
 }
 
-/// Calls `change(column, Some(new value) or None)` for each column in which two rows differ, ascending.
-fn difference(old: (&[u32], &[f32]), new: (&[u32], &[f32]), mut change: impl FnMut(u32, Option<f32>)) {
+/// Calls `change(column, old value, new value)` for each column in which two rows differ, ascending.
+fn difference(old: (&[u32], &[f32]), new: (&[u32], &[f32]), mut change: impl FnMut(u32, Option<f32>, Option<f32>)) {
     let (mut i, mut j) = (0, 0);
     loop {
         match (old.0.get(i), new.0.get(j)) {
             (None, None) => return,
             (Some(&a), b) if b.is_none_or(|&b| a < b) => {
-                change(a, None);
+                change(a, Some(old.1[i]), None);
                 i += 1;
             }
             (a, Some(&b)) if a.is_none_or(|&a| b < a) => {
-                change(b, Some(new.1[j]));
+                change(b, None, Some(new.1[j]));
                 j += 1;
             }
             (Some(&a), Some(_)) => {
                 if old.1[i].to_bits() != new.1[j].to_bits() {
-                    change(a, Some(new.1[j]));
+                    change(a, Some(old.1[i]), Some(new.1[j]));
                 }
                 i += 1;
                 j += 1;
@@ -225,8 +235,8 @@ fn difference(old: (&[u32], &[f32]), new: (&[u32], &[f32]), mut change: impl FnM
     }
 }
 
-/// An item's row after changes of (item, user, value), ascending by user.
-fn merged(old: (&[u32], &[f32]), changes: &[(u32, u32, Option<f32>)]) -> Row {
+/// An item's row after changes to it, ascending by user.
+fn merged(old: (&[u32], &[f32]), changes: &[Change]) -> Row {
     let mut columns = Vec::with_capacity(old.0.len() + changes.len());
     let mut values = Vec::with_capacity(old.0.len() + changes.len());
     let mut put = |user: u32, value: f32| {
@@ -234,7 +244,7 @@ fn merged(old: (&[u32], &[f32]), changes: &[(u32, u32, Option<f32>)]) -> Row {
         values.push(value);
     };
     let mut at = 0;
-    for &(_, user, value) in changes {
+    for &Change { user, after, .. } in changes {
         while at < old.0.len() && old.0[at] < user {
             put(old.0[at], old.1[at]);
             at += 1;
@@ -242,7 +252,7 @@ fn merged(old: (&[u32], &[f32]), changes: &[(u32, u32, Option<f32>)]) -> Row {
         if at < old.0.len() && old.0[at] == user {
             at += 1;
         }
-        if let Some(value) = value {
+        if let Some(value) = after {
             put(user, value);
         }
     }
@@ -278,7 +288,7 @@ mod tests {
                 assert_eq!(a.row(at), b.row(at), "row {at}");
             }
         }
-        assert_eq!((a.pairs(), a.interactions()), (b.pairs(), b.interactions()));
+        assert_eq!((a.pairs(), a.items.pairs(), a.interactions()), (b.pairs(), b.items.pairs(), b.interactions()));
         assert_eq!(a.mean().to_bits(), b.mean().to_bits());
     }
 
@@ -294,17 +304,17 @@ mod tests {
             let mut ratings = built(&pairs);
             for step in steps {
                 let rows = step.iter().map(|(user, pairs)| (*user, row(pairs))).collect();
-                let mut expected: std::collections::BTreeSet<u32> = Default::default();
+                let mut expected: BTreeMap<(u32, u32), (Option<f32>, Option<f32>)> = Default::default();
                 for (user, new) in step {
                     let old = pairs.insert(user, new.clone()).unwrap_or_default();
                     for item in old.keys().chain(new.keys()) {
                         if old.get(item) != new.get(item) {
-                            expected.insert(*item);
+                            expected.insert((*item, user), (old.get(item).copied(), new.get(item).copied()));
                         }
                     }
                 }
-                let touched = ratings.update(rows);
-                prop_assert_eq!(touched.items, expected.into_iter().collect::<Vec<_>>());
+                let changes: Vec<_> = ratings.update(rows).iter().map(|c| ((c.item, c.user), (c.before, c.after))).collect();
+                prop_assert_eq!(changes, expected.into_iter().collect::<Vec<_>>());
                 same(&ratings, &built(&pairs));
             }
         }

@@ -45,7 +45,7 @@ impl Phase {
 struct Model {
     manifest: Manifest,
     factors: Arc<Factors>,
-    names: [Vec<Option<Arc<str>>>; 2],
+    names: [Arc<Vec<Option<Arc<str>>>>; 2],
 }
 
 #[derive(Default)]
@@ -110,7 +110,7 @@ impl Board {
         self.shown().committed = Some((manifest.clone(), trace));
     }
 
-    pub(super) fn published(&self, current: &Current, names: [Vec<Option<Arc<str>>>; 2]) {
+    pub(super) fn published(&self, current: &Current, names: [Arc<Vec<Option<Arc<str>>>>; 2]) {
         let mut shown = self.shown();
         if shown.committed.as_ref().is_none_or(|(manifest, _)| manifest.generation != current.manifest.generation) {
             shown.committed = Some((current.manifest.clone(), Vec::new()));

@@ -5,6 +5,8 @@ pub mod keyring;
 pub mod keys;
 pub mod parcel;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod solver;
 mod telling;
 

@@ -373,7 +373,7 @@ impl Service {
 
     /// Hands the published model to the pages.
     fn show_model(&self) {
-        let names = Side::BOTH.map(|side| self.state.dictionary().names(side).to_vec());
+        let names = Side::BOTH.map(|side| self.state.dictionary().names(side).clone());
         if let Some(current) = self.state.current() {
             self.board.published(current, names);
         }

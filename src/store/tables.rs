@@ -14,7 +14,7 @@ use crate::model::generation::{Current, NewGeneration, Published};
 use crate::model::play::Play;
 use crate::model::processor::Restored;
 use crate::model::receipt::{Manifest, Request, RequestKey, Status};
-use crate::model::step::{History, Outgoing, Positions, Range, RowChange, Step};
+use crate::model::step::{History, Outgoing, Positions, Range, Step};
 
 /// Small rows handed out together; a generation is handed out whole.
 const GROUP_ROWS: usize = 1000;
@@ -122,22 +122,17 @@ impl Tables {
         self.store.write(&batch)
     }
 
-    /// Commits a new generation: its rows, its receipts, and all that must be published.
+    /// Commits a new generation: the rows that it changes, its receipts, and all that must be published.
     ///
     /// # Errors
     /// [`StoreError`]; the generation may not be taken as done.
     pub fn commit_generation(&mut self, new: &NewGeneration, current: &Current) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        // Rows that readers see unchanged may still differ in bits that f32 does not show: all are written.
-        for side in Side::BOTH {
-            let (table, family) = (current.factors.side(side), rows::factor_family(side));
-            for row in table.rows() {
-                batch.put(family, &(row as u32).to_be_bytes(), &rows::factors(table.raw(row)));
-            }
-        }
-        for &(side, row, change) in &new.rows {
-            if change == RowChange::Tombstone {
-                batch.delete(rows::factor_family(side), &row.to_be_bytes());
+        for &(side, row) in &new.stored {
+            let (key, family) = (row.to_be_bytes(), rows::factor_family(side));
+            match current.factors.side(side).row(row as usize) {
+                Some(values) => batch.put(family, &key, &rows::factors(values)),
+                None => batch.delete(family, &key),
             }
         }
         put_current(&mut batch, current)?;
