@@ -16,6 +16,7 @@ pub mod generation;
 mod intake;
 pub mod kernel;
 pub mod lanczos;
+pub mod local;
 pub mod play;
 pub mod processor;
 pub mod ratings;

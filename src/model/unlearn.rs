@@ -115,8 +115,7 @@ impl<'a> Run<'a> {
         let mut factors = problem.previous.as_deref().cloned().unwrap_or_else(|| Factors::new(params.rank));
         let weights = Weights::new(params, mean);
         let (squares, pairs) = targets(ratings, &weights);
-        // The root of what predictions ask for, so that neither side has to make up for the unit of the ratings.
-        let unit = if pairs == 0 { 1.0 } else { (squares / pairs as f64).sqrt().sqrt() };
+        let unit = unit(squares, pairs);
         for (item, row) in &problem.initial {
             factors.items.set(*item as usize, &row.iter().map(|value| value * unit).collect::<Vec<f64>>());
         }
@@ -217,8 +216,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What first values are multiplied by: the root of what predictions ask for, so that neither side has to make up for
+/// the unit of the ratings. Takes what [`targets`] answers.
+pub(super) fn unit(squares: f64, pairs: u64) -> f64 {
+    if pairs == 0 { 1.0 } else { (squares / pairs as f64).sqrt().sqrt() }
+}
+
 /// Sum of the squares of what predictions ask for, and the number of pairs.
-fn targets(ratings: &Ratings, weights: &Weights) -> (f64, u64) {
+pub(super) fn targets(ratings: &Ratings, weights: &Weights) -> (f64, u64) {
     let (mut squares, mut pairs) = (0.0, 0u64);
     for row in 0..ratings.users.len() {
         let (_, values) = ratings.users.row(row);
