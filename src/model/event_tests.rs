@@ -132,3 +132,14 @@ fn a_rating_may_be_negative() {
     let explicit = origin(Kind::Interaction, Objective::Explicit);
     assert!(decode(&explicit, br#"{"user":"u","item":"i","value":-1}"#).is_ok());
 }
+
+#[test]
+fn a_value_is_read_to_its_last_bit() {
+    for at in 1..200u32 {
+        // Numbers that need all seventeen digits.
+        let value = f64::from(at).sqrt() / 7.0;
+        let text = format!(r#"{{"user":"u","item":"i","value":{value:?}}}"#);
+        let Event::Interaction(read) = read(Kind::Interaction, &text).unwrap() else { panic!() };
+        assert_eq!(read.value.to_bits(), value.to_bits(), "{text}");
+    }
+}
