@@ -152,6 +152,11 @@ impl Fences {
         self.len() == 0
     }
 
+    /// Number of rules of one scope.
+    pub fn of_scope(&self, scope: Scope) -> u64 {
+        self.scopes[scope as usize]
+    }
+
     /// Raises a fence. Spans of one subject that touch become one.
     pub fn insert(&mut self, rule: &Rule) {
         self.scopes[rule.scope as usize] += 1;

@@ -18,7 +18,7 @@ use super::unlearn::{self, Problem, Solution, Watch};
 use super::{Millis, Objective, Params};
 
 /// Beyond this share of changed pairs the old factors are no better a start than fresh ones.
-const COLD_SHARE: f64 = 0.25;
+pub const COLD_SHARE: f64 = 0.25;
 /// Rows in one outbox row.
 const ROWS_PER_MESSAGE: usize = 4096;
 
