@@ -3,6 +3,7 @@
 //! Arguments come in twice: as clap reads them (the `…Args` types) and, where more must hold than a type can say, as
 //! what the command has checked (for example [`forget::Order`]).
 
+pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod forget;
@@ -158,6 +159,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Check the signatures of receipts, or save one as files that other tools can check
     Receipt(receipt::ReceiptArgs),
+    /// Prove that something was forgotten: data, fixed point, retrain, membership inference
+    Audit(audit::AuditArgs),
     /// Print the effective configuration, secrets hidden
     Config(ConfigArgs),
 }
@@ -254,6 +257,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Verify(args) => verify::run(&config, &args),
         Command::Keys(args) => keys::run(&config, &args),
         Command::Receipt(args) => receipt::run(&config, &args),
+        Command::Audit(args) => audit::run(&config, &args),
         Command::Config(args) => output::written(config::run(&config, args.check, args.json)),
     }
 }
