@@ -16,12 +16,13 @@ use crate::cli::reading::State;
 use crate::model::als::Weights;
 use crate::model::certificate::measure;
 use crate::model::dictionary::Dictionary;
+use crate::model::event::END_OF_TIME;
 use crate::model::factors::Factors;
 use crate::model::fence::Scope;
+use crate::model::generation::Current;
 use crate::model::ratings::{Ratings, Rows};
-use crate::model::receipt::{Request, Status};
-use crate::model::step::{History, Range};
-use crate::model::unlearn::Solution;
+use crate::model::receipt::{Certificate, Request, Status};
+use crate::model::step::History;
 use crate::model::{Millis, Objective, Params};
 
 /// What every case is made from.
@@ -34,31 +35,28 @@ pub struct Bench<'a> {
     pub now: Millis,
 }
 
-/// Solves of a sample, and of a request: what a bar can count.
+/// Steps of a sample, at most.
 pub fn steps_of_sample(seeds: usize) -> usize {
-    8 + seeds
+    7 + seeds
 }
 
+/// Steps of a request, at most.
 pub fn steps_of_request(seeds: usize) -> usize {
     3 + seeds
 }
 
-/// A model under audit.
+/// A model under audit, and what its certificate says.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub factors: Arc<Factors>,
-    pub sigma: Option<f64>,
-    pub effective_rank: Option<usize>,
-    pub gap: Option<f64>,
-    pub sweeps: u32,
+    pub certificate: Certificate,
     /// Largest residual of each sweep that led to it.
     pub trace: Vec<f64>,
 }
 
-impl From<Solution> for Candidate {
-    fn from(solution: Solution) -> Candidate {
-        let Solution { factors, sigma, effective_rank, sweeps, trace, .. } = solution;
-        Candidate { factors: Arc::new(factors), sigma, effective_rank, gap: None, sweeps, trace }
+impl Candidate {
+    pub fn of(current: &Current, trace: Vec<f64>) -> Candidate {
+        Candidate { factors: current.factors.clone(), certificate: current.manifest.certificate.clone(), trace }
     }
 }
 
@@ -76,17 +74,21 @@ impl Bench<'_> {
     /// # Errors
     /// Exit 2 when the state is of another objective, 4 when it is damaged.
     pub fn copy(&self) -> Result<Copy, CliError> {
+        let _step = self.steps.aside("read the interactions");
         Copy::of(self.state.store.clone(), self.params, self.state.restored.fences.key())
     }
 
-    /// Brings a copy's model up to its data, as the next generation of the service would.
-    fn settle(&self, copy: &mut Copy) -> Result<Solution, CliError> {
+    /// Brings a copy's model up to its data, as the next generation of the service would; tells whether it went on from
+    /// trained factors.
+    fn settle(&self, copy: &mut Copy, what: &str) -> Result<(Candidate, bool), CliError> {
         let job = copy.state.freeze(&copy.tables)?;
-        let step = self.steps.begin("bring the model up to the data");
-        let outcome = job.run(&step).map_err(|error| CliError::failed(format!("cannot train on the data as they are: {error}")))?;
-        let solution = outcome.solution.clone();
+        let went_on = job.problem.previous.is_some();
+        let step = self.steps.begin(what);
+        let outcome = job.run(&step).map_err(|error| CliError::failed(format!("cannot {what}: {error}")))?;
+        let trace = outcome.solution.trace.clone();
         copy.state.adopt(outcome, 0.0, self.now);
-        Ok(solution)
+        let current = copy.state.current().ok_or_else(|| CliError::failed("a generation was made and is not there; please report it"))?;
+        Ok((Candidate::of(current, trace), went_on))
     }
 
     /// Forgets a sample on a copy and looks at what is left.
@@ -97,11 +99,9 @@ impl Bench<'_> {
         let mut copy = self.copy()?;
         let ratings = copy.state.ratings().clone();
         let selection = Selection::choose(kind, share, &ratings, self.method.seed).map_err(CliError::usage)?;
-        let before = self.settle(&mut copy)?;
+        let (before, _) = self.settle(&mut copy, "bring the model up to the data")?;
         let erased = self.forget(&mut copy, &selection)?;
-        let job = copy.state.freeze(&copy.tables)?;
-        let went_on = job.problem.previous.is_some();
-        let unlearned = Candidate::from(self.steps.solve("forget and go on from the trained factors", &job.problem)?);
+        let (unlearned, went_on) = self.settle(&mut copy, "forget and go on from the trained factors")?;
         let data = self.data(&copy, Some(&selection))?;
         let remaining = copy.state.ratings().clone();
         let gone = pairs(&ratings).filter(|&(user, item)| selection.contains(user, item));
@@ -129,11 +129,10 @@ impl Bench<'_> {
 
     /// Asks for the sample to be forgotten, the way a producer would; answers how many interactions went.
     fn forget(&self, copy: &mut Copy, selection: &Selection) -> Result<u64, CliError> {
-        let mut last = 0;
-        copy.tables.plays(Range::All, &mut |play, _| last = last.max(play.time))?;
-        // Kept apart from all ids of the ledger by what nobody can guess: the digest of the data.
-        let tag = copy.digest()?;
-        let requests = selection.requests(copy.state.dictionary(), last, &tag[..16]).map_err(|Nameless(side, row)| nameless(side, row))?;
+        let _step = self.steps.aside("erase the sample from the copy");
+        // Whatever time the events bear, the requests come after them.
+        let requests = selection.requests(copy.state.dictionary(), END_OF_TIME - 1, &self.now.to_string());
+        let requests = requests.map_err(|Nameless(side, row)| nameless(side, row))?;
         Ok(copy.fold(true, &requests, self.now)?.erased.len() as u64)
     }
 
@@ -172,18 +171,9 @@ impl Bench<'_> {
         let mut copy = self.copy()?;
         let data = self.data(&copy, None)?;
         let at_rest = current.cut() == restored.positions;
-        let candidate = if at_rest {
-            let certificate = &current.manifest.certificate;
-            Candidate {
-                factors: current.factors.clone(),
-                sigma: certificate.sigma,
-                effective_rank: certificate.effective_rank,
-                gap: None,
-                sweeps: certificate.sweeps,
-                trace: Vec::new(),
-            }
-        } else {
-            Candidate::from(self.settle(&mut copy)?)
+        let candidate = match at_rest {
+            true => Candidate::of(current, Vec::new()),
+            false => self.settle(&mut copy, "bring the model up to the data")?.0,
         };
         let ratings = copy.state.ratings().clone();
         let judged = self.judge(&candidate, copy.state.dictionary(), &ratings, &BTreeSet::new())?;
@@ -238,11 +228,11 @@ impl Bench<'_> {
             tolerance: self.params.tolerance,
             objective: measured.objective,
             gap_to_retrains: (measured.objective - lowest) / measured.objective.abs().max(f64::MIN_POSITIVE),
-            sigma: candidate.sigma,
-            effective_rank: candidate.effective_rank,
+            sigma: candidate.certificate.sigma,
+            effective_rank: candidate.certificate.effective_rank,
             rank: self.params.rank,
-            gap: candidate.gap,
-            sweeps: candidate.sweeps,
+            gap: gap(&candidate.certificate),
+            sweeps: candidate.certificate.sweeps,
         };
         let mut retrain = Retrain::new(only(ours), only(among), self.params.tolerance);
         (retrain.users, retrain.users_of) = (users.len(), live(&ratings.users));
@@ -263,6 +253,12 @@ fn case(
     let Judged { fixed_point, retrain, cold } = judged;
     let rungs = rungs(&data, &fixed_point, &retrain, &inference, unclaimed);
     Case { subject, forgotten, data, fixed_point, retrain, inference, rungs, warm, cold, went_on }
+}
+
+/// The duality gap relative to the objective, where the certificate has one.
+fn gap(certificate: &Certificate) -> Option<f64> {
+    let gap = serde_json::to_value(certificate).ok()?.get("gap")?.as_f64()?;
+    Some(gap / certificate.objective.abs().max(f64::MIN_POSITIVE))
 }
 
 /// Number of rows that have data.

@@ -87,7 +87,11 @@ pub fn run(config: &Config, args: &AuditArgs) -> Result<(), CliError> {
     if args.html.as_deref().is_some_and(is_stdout) {
         return Err(CliError::usage("--html - is not possible: name a file for the page"));
     }
-    let state = reading::state(config)?;
+    let reading = output::spinner();
+    reading.set_message("read the state");
+    let state = reading::state(config);
+    reading.finish_and_clear();
+    let state = state?;
     let report = in_pool(config.model.threads, || audit(&config.model, args, &state))??;
     write(args, &report)?;
     if report.holds { Ok(()) } else { Err(CliError::failed(failures(&report))) }
@@ -246,11 +250,12 @@ fn screen(report: &Report, colour: bool) -> String {
         case.rungs.iter().for_each(|rung| text.push_str(&format!("{}  {}\n", rung.rung, rung.words)));
         if let inference::Outcome::Measured(found) = &case.inference {
             let two = found.two_snapshots;
-            let areas = format!("AUC {:.3}, {:.3} against a retrain", two.unlearned.value, two.retrained.value);
-            text.push_str(&format!("\nTwo snapshots: {areas}. {}\n", report::TWO_SNAPSHOTS));
+            let areas = format!("AUC {:.3}; with a retrain as the later one {:.3}", two.unlearned.value, two.retrained.value);
+            text.push_str(&format!("    Who holds the model of before as well: {areas}.\n"));
         }
         text.push('\n');
     }
+    text.push_str(&format!("{}\n", report::TWO_SNAPSHOTS));
     text
 }
 

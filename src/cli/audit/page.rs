@@ -7,6 +7,7 @@ use super::plots;
 use super::report::{Case, OVERLAP_SLACK, Report, Rung, SLACK, Subject, TOLERANCES, TWO_SNAPSHOTS, Verdict};
 use super::svg::escape;
 use crate::cli::output;
+use crate::model::receipt::Receipt;
 
 const STYLE: &str = include_str!("page.css");
 const METHOD: &str = include_str!("method.html");
@@ -83,7 +84,8 @@ pub fn asked(case: &Case) -> String {
                 crate::model::event::Shape::Window => "a window of time",
                 crate::model::event::Shape::Events => "single events of one user",
             };
-            format!("Request {}: {shape}", receipt.request_id)
+            // Whoever chose the id may have put control characters into it.
+            format!("Request {}: {shape}", receipt.request_id.escape_debug())
         }
         Subject::Sample { noun, how, share, .. } => {
             let share = if share.ends_with('%') { format!("{share} of all {noun}s") } else { format!("{share} {noun}") };
@@ -194,6 +196,11 @@ fn facts(body: &mut String, report: &Report) {
     for case in &report.cases {
         row("digest of the data", &format!("{} ({} interactions; {})", case.data.digest, count(case.data.interactions), asked(case)));
     }
+    for case in &report.cases {
+        if let Subject::Request { receipt, .. } = &case.subject {
+            row("receipt", &receipt_line(receipt));
+        }
+    }
     let objective = format!("{:?}", model.objective).to_lowercase();
     row("objective", &objective);
     row("rank, λ, ν", &format!("{}, {}, {}", model.rank, model.regularization, model.regularization_exp));
@@ -204,4 +211,20 @@ fn facts(body: &mut String, report: &Report) {
     let seeds = format!("{} of the model, {} of the sample; {} retrains, lists of {}", model.seed, method.seed, method.seeds, method.top);
     row("seeds", &seeds);
     put!(body, "</table></div>\n</section>");
+}
+
+/// What the receipt of a request says, on a line.
+fn receipt_line(receipt: &Receipt) -> String {
+    let mut line = format!("{}: {}", receipt.request_id.escape_debug(), receipt.status.name());
+    let stages = &receipt.stages;
+    for (name, at) in [("accepted", stages.accepted), ("unlearned", stages.unlearned), ("published", stages.published)] {
+        if let Some(at) = at {
+            let _ = write!(line, "; {name} {}", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
+        }
+    }
+    if let Some(generation) = receipt.generation {
+        let _ = write!(line, "; generation {generation}");
+    }
+    let _ = write!(line, "; claims {}", receipt.exactness.join(", "));
+    line
 }

@@ -28,6 +28,13 @@ impl Steps {
         Step { bar, what }
     }
 
+    /// Something short between the steps.
+    pub fn aside(&self, what: &str) -> Step {
+        let bar = output::spinner();
+        bar.set_message(what.to_owned());
+        Step { bar, what: what.to_owned() }
+    }
+
     /// Solves a problem as a step of its own.
     ///
     /// # Errors

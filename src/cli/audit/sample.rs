@@ -161,7 +161,7 @@ impl Selection {
         }
     }
 
-    /// The requests that ask for it, as a producer would send them. `time` is not before any interaction; `tag` keeps
+    /// The requests that ask for it, as a producer would send them. `time` is not before that of any interaction; `tag` keeps
     /// their ids apart from those in the ledger.
     ///
     /// # Errors

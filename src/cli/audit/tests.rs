@@ -165,14 +165,7 @@ fn a_model_that_still_knows_does_not_pass() {
     let forgotten = Selection::choose(Kind::Pairs, Share::Percent(10.0), &ratings, 1).unwrap();
     let remaining = Arc::new(copy::without(&ratings, |user, item| forgotten.contains(user, item)));
     let current = state.restored.current.clone().unwrap();
-    let stale = Candidate {
-        factors: current.factors.clone(),
-        sigma: None,
-        effective_rank: current.manifest.certificate.effective_rank,
-        gap: None,
-        sweeps: 0,
-        trace: Vec::new(),
-    };
+    let stale = Candidate::of(&current, Vec::new());
     let judged = bench.judge(&stale, names, &remaining, &BTreeSet::new()).unwrap();
     assert!(!judged.fixed_point.holds() && judged.fixed_point.residual > 1e-3, "{:?}", judged.fixed_point);
     assert!(!judged.retrain.holds() && judged.retrain.furthest() > 1e-3 && judged.retrain.users == 40, "{:?}", judged.retrain);
