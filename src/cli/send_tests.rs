@@ -1,5 +1,6 @@
 use clap::Parser;
 
+use super::lines::Format;
 use super::*;
 use crate::cli::Exit;
 use crate::model::Objective;
@@ -17,9 +18,9 @@ fn args(options: &[&str]) -> SendArgs {
 /// Users in the order of their sending, and how it ended.
 fn pumped(options: &[&str], text: &str) -> (Vec<String>, Result<Tally, CliError>) {
     let args = args(options);
-    let mut lines = Lines::new(text.as_bytes(), args.format().unwrap(), Objective::Implicit);
+    let mut lines = Lines::new(text.as_bytes(), args.input.format(&args.file).unwrap(), Objective::Implicit);
     let mut sent = Vec::new();
-    let ended = pump(&mut lines, &args, &mut |_| (), |event| {
+    let ended = args.input.pump(&args.file, args.limit, &mut lines, &mut |_| (), |event| {
         sent.push(String::from_utf8(event.key).unwrap());
         Ok(())
     });
@@ -42,7 +43,7 @@ fn tolerated_bad_lines_are_counted() {
     for tolerance in ["1", "all"] {
         let (sent, ended) = pumped(&["f.csv", "--skip-bad", tolerance], THREE);
         assert_eq!(sent, ["a", "c"]);
-        assert_eq!(ended.unwrap(), Tally { sent: 2, skipped: 1, bytes: THREE.len() as u64 });
+        assert_eq!(ended.unwrap(), Tally { taken: 2, skipped: 1, bytes: THREE.len() as u64 });
     }
 }
 
@@ -57,8 +58,8 @@ fn the_limit_counts_what_is_sent() {
 #[test]
 fn a_failing_broker_ends_it() {
     let args = args(&["f.csv"]);
-    let mut lines = Lines::new(THREE.as_bytes(), args.format().unwrap(), Objective::Implicit);
-    let ended = pump(&mut lines, &args, &mut |_| (), |_| Err(CliError::failed("broker away")));
+    let mut lines = Lines::new(THREE.as_bytes(), args.input.format(&args.file).unwrap(), Objective::Implicit);
+    let ended = args.input.pump(&args.file, None, &mut lines, &mut |_| (), |_| Err(CliError::failed("broker away")));
     assert_eq!(ended, Err(CliError::failed("broker away")));
 }
 
@@ -72,7 +73,10 @@ fn unclear_columns_are_a_usage_error() {
 
 #[test]
 fn formats_by_name_and_by_option() {
-    let format = |options: &[&str]| args(options).format();
+    let format = |options: &[&str]| {
+        let args = args(options);
+        args.input.format(&args.file)
+    };
     let delimiter = |options: &[&str]| match format(options).unwrap() {
         Format::Table { delimiter, quoting, .. } => (delimiter, quoting),
         Format::JsonLines => (0, false),
