@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod config;
 pub mod demo;
+pub mod evaluate;
 pub mod forget;
 pub mod keys;
 pub mod output;
@@ -161,6 +162,8 @@ enum Command {
     Receipt(receipt::ReceiptArgs),
     /// Prove that something was forgotten: data, fixed point, retrain, membership inference
     Audit(audit::AuditArgs),
+    /// How well the model predicts, and a search for better settings
+    Evaluate(evaluate::EvaluateArgs),
     /// Print the effective configuration, secrets hidden
     Config(ConfigArgs),
 }
@@ -258,6 +261,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Keys(args) => keys::run(&config, &args),
         Command::Receipt(args) => receipt::run(&config, &args),
         Command::Audit(args) => audit::run(&config, &args),
+        Command::Evaluate(args) => evaluate::run(&config, &args),
         Command::Config(args) => output::written(config::run(&config, args.check, args.json)),
     }
 }

@@ -14,7 +14,8 @@ fn every_argument_is_well_defined() {
 #[test]
 fn every_command_of_the_contract_is_there() {
     let command = Cli::command();
-    for name in ["run", "demo", "topics", "send", "forget", "recommend", "similar", "status", "verify", "keys", "receipt", "config"] {
+    let contract = ["run", "demo", "topics", "send", "forget", "recommend", "similar", "status", "verify", "audit", "config"];
+    for name in contract.into_iter().chain(["evaluate", "keys", "receipt"]) {
         assert!(command.find_subcommand(name).is_some(), "{name}");
     }
 }

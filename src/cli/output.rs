@@ -108,6 +108,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// A row whose number of cells is known only at run time.
+    pub fn cells(&mut self, cells: Vec<(String, Tone)>) {
+        self.rows.push(cells);
+    }
+
     /// The whole table, every line ended.
     pub fn render(&self, colour: bool) -> String {
         // A row may have more cells than there are headings.
@@ -140,6 +145,7 @@ impl Table {
 
 const BYTES: &str = "{bar:24} {percent:>3} %  {bytes}/{total_bytes}  {msg}  {eta} left";
 const OFFSETS: &str = "{bar:24} {percent:>3} %  {human_pos}/{human_len} records  {eta} left";
+const STEPS: &str = "{bar:24} {pos}/{len}  {msg}  {elapsed}";
 const ENDLESS: &str = "{spinner} {msg}  {elapsed}";
 
 /// A bar over `total` bytes on stderr; hidden when stderr is not a terminal.
@@ -150,6 +156,11 @@ pub fn bytes_bar(total: u64) -> ProgressBar {
 /// A bar over `total` offsets of a topic on stderr; hidden when stderr is not a terminal.
 pub fn offsets_bar(total: u64) -> ProgressBar {
     styled(ProgressBar::new(total), OFFSETS)
+}
+
+/// A bar over `total` steps that say themselves what they do, on stderr; hidden when stderr is not a terminal.
+pub fn steps_bar(total: u64) -> ProgressBar {
+    styled(ProgressBar::new(total), STEPS)
 }
 
 /// Something that goes on for an unknown time, on stderr; hidden when stderr is not a terminal.
@@ -208,11 +219,12 @@ mod tests {
 
     #[test]
     fn every_bar_template_parses() {
-        for template in [BYTES, OFFSETS, ENDLESS] {
+        for template in [BYTES, OFFSETS, STEPS, ENDLESS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
         bytes_bar(10).finish_and_clear();
         offsets_bar(10).finish_and_clear();
+        steps_bar(10).finish_and_clear();
         spinner().finish_and_clear();
     }
 }

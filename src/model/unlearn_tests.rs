@@ -201,7 +201,7 @@ fn a_saddle_is_not_taken_for_the_optimum_after_a_forget() {
         pairs.remove(&user);
         let remaining = ratings(&pairs);
         let problem = warm(&params, &remaining, trained.factors);
-        let mut plain = Run::new(Arch::new(), &problem, 0.0);
+        let mut plain = Run::new(Arch::new(), &problem, 0.0, DEPTH);
         let saddle = plain.settle(&Unwatched, &mut Vec::new()).unwrap();
         let unlearned = solve(Arch::new(), &problem, &Unwatched).unwrap();
         let retrained = solve(Arch::new(), &cold(&Params { seed: 7, ..params.clone() }, &remaining), &Unwatched).unwrap();

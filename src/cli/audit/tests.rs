@@ -8,9 +8,11 @@ use super::sample::Selection;
 use super::*;
 use crate::cli::{Cli, Command, Exit};
 use crate::config::Sources;
+use crate::model::factors::Side;
 use crate::model::fence::HashKey;
+use crate::model::generation::NewGeneration;
 use crate::model::processor::{InputTopics, State as Processor};
-use crate::model::step::{Input, Step};
+use crate::model::step::{Input, Outgoing, Step};
 use crate::model::unlearn::Unwatched;
 use crate::run::HASH_KEY_FILE;
 use crate::store::Store;
@@ -92,7 +94,9 @@ impl Service {
         let outcome = self.state.freeze(&self.tables).unwrap().run(&Unwatched).unwrap();
         let new = self.state.adopt(outcome, 0.1, NOW);
         self.tables.commit_generation(&new, self.state.current().unwrap()).unwrap();
-        let published = self.state.published(&Default::default(), &new.rows, NOW);
+        let rows_of = |message: &Outgoing| if let Outgoing::Rows { rows, .. } = message { rows.clone() } else { Vec::new() };
+        let rows: Vec<_> = new.outbox.iter().flat_map(rows_of).collect();
+        let published = self.state.published(&Default::default(), &rows, NOW);
         let sent: Vec<u64> = self.tables.next_group().unwrap().into_iter().map(|(sequence, _)| sequence).collect();
         self.tables.commit_delivered(&sent, Some((&published, self.state.current().unwrap()))).unwrap();
     }
@@ -233,8 +237,10 @@ fn factors_that_were_left_as_they_were_are_found() {
     // A generation that claims to have served the request, with the factors of before.
     let mut current = service.state.current().unwrap().clone();
     current.factors = stale;
-    let nothing = crate::model::generation::NewGeneration { rows: Vec::new(), requests: Vec::new(), outbox: Vec::new() };
-    service.tables.commit_generation(&nothing, &current).unwrap();
+    let rows = |side| current.factors.side(side).rows().map(move |row| (side, row as u32)).collect::<Vec<_>>();
+    let stored = [rows(Side::User), rows(Side::Item)].concat();
+    let stale = NewGeneration { stored, requests: Vec::new(), outbox: Vec::new() };
+    service.tables.commit_generation(&stale, &current).unwrap();
     let report = request(service, &params, "r-2").unwrap();
     assert!(!report.holds, "{report:?}");
     assert_eq!(verdicts(&report), [[Holds, Fails, Fails, NotClaimed]], "{report:?}");

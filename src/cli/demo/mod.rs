@@ -7,7 +7,7 @@ mod broker;
 mod compare;
 mod patience;
 mod reader;
-mod rng;
+pub mod rng;
 mod service;
 mod stage;
 mod story;
