@@ -15,11 +15,12 @@ mod split;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::baseline::{Biases, ItemKnn, Popularity};
 use self::data::Data;
 use self::metrics::Metric;
+use self::model::train;
 use self::ranking::{Ranking, Scores, rank};
 use self::report::{Board, Line, caption, data_json, part_json, settings};
 use self::space::{SpaceArgs, Trial, within_noise};
@@ -55,8 +56,8 @@ pub struct EvaluateArgs {
     /// What a search goes by [default: ndcg for the implicit objective, rmse for the explicit]
     #[arg(long, value_enum)]
     metric: Option<Metric>,
-    /// Residual at which training stops, 1e-12 to 1e-1
-    #[arg(long, value_name = "R", default_value_t = 1e-5, value_parser = tolerance())]
+    /// Residual at which a search stops training, 1e-12 to 1e-1; what is reported at the end is trained to model.tolerance
+    #[arg(long, value_name = "R", default_value_t = 1e-4, value_parser = tolerance())]
     tolerance: f64,
     /// Leave out the models that are there for comparison
     #[arg(long)]
@@ -94,25 +95,23 @@ pub fn run(config: &Config, args: &EvaluateArgs) -> Result<(), CliError> {
         let remedy = "a user needs two different items, one to learn from and one to predict";
         return Err(CliError::failed(format!("nothing to evaluate in {users} with {pairs}: {remedy}")));
     }
-    let configured = Params { tolerance: args.tolerance, ..config.model.clone() };
-    let points = args.space.points(&configured, &test)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(configured.threads).build();
+    let points = args.space.points(&config.model, &test)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.model.threads).build();
     let pool = pool.map_err(|error| CliError::failed(format!("cannot start the solver threads: {error}; lower model.threads")))?;
-    let evaluation = Evaluation { args, metric, configured, data };
+    let evaluation = Evaluation { config, args, metric, data };
     pool.install(|| evaluation.conduct(points, &test))
 }
 
 struct Evaluation<'a> {
+    config: &'a Config,
     args: &'a EvaluateArgs,
     metric: Metric,
-    configured: Params,
     data: Data,
 }
 
 impl Evaluation<'_> {
     fn conduct(&self, points: Vec<Params>, test: &Part) -> Result<(), CliError> {
-        let mut found =
-            json!({"data": data_json(&self.data), "n": self.args.n, "metric": self.metric.name(), "tolerance": self.args.tolerance});
+        let mut found = json!({"data": data_json(&self.data), "n": self.args.n, "metric": self.metric.name()});
         let chosen = match &points[..] {
             [one] => one.clone(),
             many => {
@@ -127,10 +126,11 @@ impl Evaluation<'_> {
             }
         };
         let mut last = vec![chosen.clone()];
-        if chosen != self.configured && points.len() > 1 {
-            last.push(self.configured.clone());
+        if chosen != self.config.model && points.len() > 1 {
+            last.push(self.config.model.clone());
         }
-        let trials = self.trials(&last, test)?;
+        // As the service would train them.
+        let trials = self.trials(&last, test, self.config.model.tolerance)?;
         let board = self.show("test", &trials, &trials[0].ranking, test)?;
         self.advise(&trials);
         found["test"] = json!({"split": part_json(test), "models": board});
@@ -139,29 +139,42 @@ impl Evaluation<'_> {
     }
 
     /// The point that does best on the validation pairs, and all of them as JSON.
-    fn search(&self, points: &[Params], part: &Part) -> Result<(Params, serde_json::Value), CliError> {
-        let trials = self.trials(points, part)?;
-        let Some(best) = report::leader(self.metric, &trials) else {
-            return Err(CliError::failed(format!("no point has a value of {}; choose another --metric", self.metric.name())));
-        };
+    fn search(&self, points: &[Params], part: &Part) -> Result<(Params, Value), CliError> {
+        let mut trials = self.trials(points, part, self.args.tolerance)?;
+        let best = self.settle(&mut trials, part)?;
         let board = self.show("validation", &trials, &best.ranking, part)?;
-        // The first point is the configured one where the lists did not name it.
-        let configured = trials.iter().find(|trial| trial.params == self.configured);
+        let configured = trials.iter().find(|trial| trial.params == self.config.model);
         if let Some(configured) = configured.filter(|trial| trial.params != best.params)
-            && configured.facts.sound(&configured.params)
+            && configured.facts.sound()
             && within_noise(self.metric, &best.ranking, &configured.ranking)
         {
             output::note("the configured model is as good as the best, as far as these data can tell");
         }
-        Ok((best.params.clone(), board))
+        Ok((best.params, board))
     }
 
-    fn trials(&self, points: &[Params], part: &Part) -> Result<Vec<Trial>, CliError> {
+    /// The best trial that is sound. Those before it whose rank seems to bind are trained again to the configured
+    /// tolerance, which tells whether it does: few of many, since what trains slowly is what binds.
+    fn settle(&self, trials: &mut [Trial], part: &Part) -> Result<Trial, CliError> {
+        let precise = self.config.model.tolerance.min(self.args.tolerance);
+        let open = |trial: &Trial| trial.facts.converged() && trial.facts.tolerance > precise;
+        while let Some(at) = space::best(self.metric, trials, |trial| trial.facts.sound() || open(trial)) {
+            if trials[at].facts.sound() {
+                return Ok(trials[at].clone());
+            }
+            let again = self.trials(std::slice::from_ref(&trials[at].params), part, precise)?;
+            trials[at..=at].clone_from_slice(&again);
+        }
+        let any = space::best(self.metric, trials, |_| true).map(|at| trials[at].clone());
+        any.ok_or_else(|| CliError::failed(format!("no point has a value of {}; choose another --metric", self.metric.name())))
+    }
+
+    fn trials(&self, points: &[Params], part: &Part, tolerance: f64) -> Result<Vec<Trial>, CliError> {
         let bar = output::steps_bar(points.len() as u64);
         let mut trials = Vec::with_capacity(points.len());
         for params in points {
             let live = Live { bar: &bar, what: described(params) };
-            let model = model::train(&self.data, part, params, &live)?;
+            let model = train(&self.data, part, &Params { tolerance, ..params.clone() }, &live)?;
             bar.set_message(format!("{}: ranking", live.what));
             trials.push(Trial { params: params.clone(), facts: model.facts, ranking: rank(&model, part, self.args.n) });
             bar.inc(1);
@@ -178,7 +191,7 @@ impl Evaluation<'_> {
         bar.set_message("baselines");
         let ranked = |scores: &dyn Scores| rank(scores, part, self.args.n);
         let mut baselines = vec![("popularity", ranked(&Popularity::new(part))), ("item-knn", ranked(&ItemKnn::new(part)))];
-        if self.configured.objective == Objective::Explicit {
+        if self.config.model.objective == Objective::Explicit {
             baselines.push(("biases", ranked(&Biases::new(part))));
         }
         bar.finish_and_clear();
@@ -186,11 +199,11 @@ impl Evaluation<'_> {
     }
 
     /// Prints the table unless JSON is wanted; answers the JSON.
-    fn show(&self, title: &str, trials: &[Trial], best: &Ranking, part: &Part) -> Result<serde_json::Value, CliError> {
+    fn show(&self, title: &str, trials: &[Trial], best: &Ranking, part: &Part) -> Result<Value, CliError> {
         let baselines = self.baselines(part);
         let mut lines: Vec<Line<'_>> = trials.iter().map(Line::of_trial).collect();
         lines.extend(baselines.iter().map(|(name, ranking)| Line { name, model: None, ranking }));
-        let board = Board::new(self.metric, self.configured.objective, best, lines);
+        let board = Board::new(self.metric, self.config.model.objective, best, lines);
         if !self.args.json {
             output::out(&format!("{}\n{}\n", caption(title, part, self.args.n), board.table().render(colour(Stream::Out))))?;
         }
@@ -200,9 +213,9 @@ impl Evaluation<'_> {
     /// What the user should do about the result.
     fn advise(&self, trials: &[Trial]) {
         let [chosen, ..] = trials else { return };
-        if chosen.facts.residual > chosen.params.tolerance {
+        if !chosen.facts.converged() {
             output::warning("training stopped before it had converged: raise model.max_sweeps");
-        } else if chosen.facts.binds(&chosen.params) {
+        } else if chosen.facts.binds() {
             output::warning("the rank binds: two trainings may differ by more than any forget; raise the rank or the regularization");
         }
     }

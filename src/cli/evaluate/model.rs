@@ -28,22 +28,32 @@ pub struct Model {
 /// What is told of a solve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Facts {
+    pub rank: usize,
     pub effective_rank: Option<usize>,
     pub sweeps: u32,
     pub residual: f64,
+    /// What the residual was to reach.
+    pub tolerance: f64,
     /// Wall clock.
     pub seconds: f64,
 }
 
 impl Facts {
     /// Whether two trainings from other seeds would agree: converged, and no direction missing for want of rank.
-    pub fn sound(&self, params: &Params) -> bool {
-        self.residual <= params.tolerance && !self.binds(params)
+    pub fn sound(&self) -> bool {
+        self.converged() && !self.binds()
+    }
+
+    pub fn converged(&self) -> bool {
+        self.residual <= self.tolerance
     }
 
     /// Whether the rank and not the regularization limits the model; an effective rank that could not be computed may.
-    pub fn binds(&self, params: &Params) -> bool {
-        self.effective_rank.is_none_or(|effective| effective >= params.rank)
+    ///
+    /// A direction that nobody needs fades over the sweeps: a loose tolerance may take it for one in use, never the
+    /// other way round.
+    pub fn binds(&self) -> bool {
+        self.effective_rank.is_none_or(|effective| effective >= self.rank)
     }
 }
 
@@ -60,6 +70,8 @@ pub fn train(data: &Data, part: &Part, params: &Params, watch: &dyn Watch) -> Re
     let began = Instant::now();
     let solution = solve(Arch::new(), &problem, watch).map_err(CliError::failed)?;
     let facts = Facts {
+        rank: params.rank,
+        tolerance: params.tolerance,
         effective_rank: solution.effective_rank,
         sweeps: solution.sweeps,
         residual: solution.measured.residual,

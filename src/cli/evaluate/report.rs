@@ -6,7 +6,7 @@ use super::data::Data;
 use super::metrics::{Estimate, Metric, behind, estimate};
 use super::model::Facts;
 use super::ranking::Ranking;
-use super::space::{Trial, best, within_noise};
+use super::space::{Trial, within_noise};
 use super::split::Part;
 use crate::cli::output::{Table, Tone, plural};
 use crate::model::{Objective, Params};
@@ -24,7 +24,7 @@ impl<'a> Line<'a> {
     }
 
     fn sound(&self) -> bool {
-        self.model.is_none_or(|(params, facts)| facts.sound(params))
+        self.model.is_none_or(|(_, facts)| facts.sound())
     }
 }
 
@@ -85,7 +85,7 @@ impl<'a> Board<'a> {
             |text: &dyn Fn(&Params, &Facts) -> String| plain(line.model.map_or(String::new(), |(params, facts)| text(params, facts)));
         cells.push(model(&|params, _| params.rank.to_string()));
         cells.push(match line.model {
-            Some((params, facts)) if facts.binds(params) => ("binds".to_owned(), Tone::Bad),
+            Some((_, facts)) if facts.binds() => ("binds".to_owned(), Tone::Bad),
             _ => model(&|_, facts| facts.effective_rank.map_or(String::new(), |rank| rank.to_string())),
         });
         cells.push(model(&|params, _| params.regularization.to_string()));
@@ -100,7 +100,7 @@ impl<'a> Board<'a> {
         cells.push(plain(of(Metric::Mrr).map_or(String::new(), |mrr| format!("{:.4}", mrr.value))));
         cells.push(plain(format!("{:.3}", line.ranking.coverage)));
         cells.push(match line.model {
-            Some((params, facts)) if facts.residual > params.tolerance => (format!("{} open", facts.sweeps), Tone::Bad),
+            Some((_, facts)) if !facts.converged() => (format!("{} open", facts.sweeps), Tone::Bad),
             _ => model(&|_, facts| facts.sweeps.to_string()),
         });
         cells.push(model(&|_, facts| format!("{:.2}", facts.seconds)));
@@ -128,8 +128,9 @@ impl<'a> Board<'a> {
             if let Some((params, facts)) = line.model {
                 fields.insert("model".to_owned(), settings(params));
                 fields.insert("effective_rank".to_owned(), json!(facts.effective_rank));
-                fields.insert("rank_binds".to_owned(), json!(facts.binds(params)));
-                fields.insert("converged".to_owned(), json!(facts.residual <= params.tolerance));
+                fields.insert("rank_binds".to_owned(), json!(facts.binds()));
+                fields.insert("converged".to_owned(), json!(facts.converged()));
+                fields.insert("tolerance".to_owned(), json!(facts.tolerance));
                 fields.insert("residual".to_owned(), json!(facts.residual));
                 fields.insert("sweeps".to_owned(), json!(facts.sweeps));
                 fields.insert("seconds".to_owned(), json!(facts.seconds));
@@ -175,11 +176,6 @@ pub fn data_json(data: &Data) -> Value {
 
 fn shown(estimate: Estimate) -> String {
     format!("{:.4} ± {:.4}", estimate.value, estimate.margin)
-}
-
-/// Place of the best trial, for the caller of [`Board::new`].
-pub fn leader(metric: Metric, trials: &[Trial]) -> Option<&Trial> {
-    best(metric, trials).map(|at| &trials[at])
 }
 
 #[cfg(test)]

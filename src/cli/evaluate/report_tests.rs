@@ -22,7 +22,7 @@ fn ranking(found: usize, error: Option<f64>) -> Ranking {
 }
 
 fn facts(effective_rank: usize, residual: f64) -> Facts {
-    Facts { effective_rank: Some(effective_rank), sweeps: 12, residual, seconds: 1.25 }
+    Facts { rank: 8, effective_rank: Some(effective_rank), sweeps: 12, residual, tolerance: 1e-5, seconds: 1.25 }
 }
 
 #[test]

@@ -180,15 +180,14 @@ pub struct Trial {
     pub ranking: Ranking,
 }
 
-/// The trial with the best value of the metric among those that are sound, of equal ones the first; among all when none
-/// is sound. `None` when the metric is not known of any.
-pub fn best(metric: Metric, trials: &[Trial]) -> Option<usize> {
+/// The trial with the best value of the metric among those that `able` lets pass, of equal ones the first. `None` when
+/// the metric is not known of any.
+pub fn best(metric: Metric, trials: &[Trial], able: impl Fn(&Trial) -> bool) -> Option<usize> {
     let value = |trial: &Trial| {
         let value = estimate(metric, &trial.ranking.outcomes)?.value;
         Some(if metric == Metric::Rmse { -value } else { value })
     };
-    let any_sound = trials.iter().any(|trial| trial.facts.sound(&trial.params));
-    let able = trials.iter().enumerate().filter(|(_, trial)| !any_sound || trial.facts.sound(&trial.params));
+    let able = trials.iter().enumerate().filter(|(_, trial)| able(trial));
     able.filter_map(|(at, trial)| Some((at, value(trial)?))).reduce(|a, b| if b.1 > a.1 { b } else { a }).map(|(at, _)| at)
 }
 

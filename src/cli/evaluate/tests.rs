@@ -1,6 +1,5 @@
 use clap::Parser;
 
-use super::model::train;
 use super::world::tastes;
 use super::*;
 use crate::cli::Exit;
