@@ -7,8 +7,11 @@ pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
+pub mod export_model;
 pub mod forget;
+pub mod import_model;
 pub mod keys;
+pub mod npy;
 pub mod output;
 pub mod reading;
 pub mod receipt;
@@ -164,6 +167,10 @@ enum Command {
     Audit(audit::AuditArgs),
     /// How well the model predicts, and a search for better settings
     Evaluate(evaluate::EvaluateArgs),
+    /// Go on from factors that were trained elsewhere
+    ImportModel(import_model::ImportModelArgs),
+    /// Write the factors as files that other tools read
+    ExportModel(export_model::ExportModelArgs),
     /// Print the effective configuration, secrets hidden
     Config(ConfigArgs),
 }
@@ -262,6 +269,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Receipt(args) => receipt::run(&config, &args),
         Command::Audit(args) => audit::run(&config, &args),
         Command::Evaluate(args) => evaluate::run(&config, &args),
+        Command::ImportModel(args) => import_model::run(&config, &args),
+        Command::ExportModel(args) => export_model::run(&config, &args),
         Command::Config(args) => output::written(config::run(&config, args.check, args.json)),
     }
 }
@@ -297,3 +306,6 @@ mod tests;
 
 #[cfg(test)]
 mod broker_tests;
+
+#[cfg(test)]
+mod state_tests;

@@ -108,7 +108,7 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// A row whose number of cells is known only at run time.
+    /// As [`Table::row`], for a number of columns that is known at run time only.
     pub fn cells(&mut self, cells: Vec<(String, Tone)>) {
         self.rows.push(cells);
     }

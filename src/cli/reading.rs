@@ -42,12 +42,18 @@ pub struct State {
 /// Exit 1 when there is none, 4 when it is damaged.
 pub fn state(config: &Config) -> Result<State, CliError> {
     let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
-    // Reading makes nothing: a state without its key is damaged.
-    let key_file = config.store.path.join(HASH_KEY_FILE);
-    let key = HashKey::new(secret(&key_file, || Err(std::io::Error::other("the key file is missing; restore it with the state")))?);
     let tables = Tables::reading(store.clone());
-    let restored = tables.restore(key)?;
+    let restored = tables.restore(hash_key(config)?)?;
     Ok(State { store, tables, restored })
+}
+
+/// The hash key of an existing state. Reading makes nothing: a state without its key is damaged.
+///
+/// # Errors
+/// Exit 1 when it is missing, 4 when it is no key.
+pub fn hash_key(config: &Config) -> Result<HashKey, CliError> {
+    let key_file = config.store.path.join(HASH_KEY_FILE);
+    Ok(HashKey::new(secret(&key_file, || Err(std::io::Error::other("the key file is missing; restore it with the state")))?))
 }
 
 /// Factors under natural names.

@@ -14,7 +14,24 @@ use super::{Batch, Change, Family, Store, StoreError, Visit};
 pub struct RocksStore {
     db: DB,
     /// Held as long as the store is open; `None` for readers.
-    _lock: Option<File>,
+    _lock: Option<Held>,
+}
+
+/// A state directory kept from every other process that would write to it; let go when dropped.
+pub struct Held {
+    _file: File,
+}
+
+/// Holds an existing state before it is opened, so that what is read from it stays true until it is written.
+///
+/// # Errors
+/// [`StoreError::InUse`] when another process has it, [`StoreError::Io`] when there is none.
+pub fn hold(path: &Path) -> Result<Held, StoreError> {
+    if path.join("CURRENT").exists() { lock(path) } else { Err(no_state(path)) }
+}
+
+fn no_state(path: &Path) -> StoreError {
+    io("read", format!("{} holds no state; name the service's [store] path", path.display()))
 }
 
 impl RocksStore {
@@ -25,7 +42,14 @@ impl RocksStore {
     /// before anything is written to it.
     pub fn open(path: &Path) -> Result<RocksStore, StoreError> {
         create_private(path).map_err(|e| io("make", format!("{}: {e}", path.display())))?;
-        let lock = lock(path)?;
+        RocksStore::open_held(path, lock(path)?)
+    }
+
+    /// As [`RocksStore::open`], for a directory that is already held.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`], but for `InUse`.
+    pub fn open_held(path: &Path, held: Held) -> Result<RocksStore, StoreError> {
         if path.join("CURRENT").exists() {
             // Looked at before anything is written. A first start that was killed early has not made all families yet.
             let made = DB::list_cf(&options(), path).map_err(|e| opening(path, &e))?;
@@ -37,7 +61,7 @@ impl RocksStore {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, families()).map_err(|e| opening(path, &e))?;
-        let store = RocksStore { db, _lock: Some(lock) };
+        let store = RocksStore { db, _lock: Some(held) };
         if store.get(Family::Meta, FORMAT_KEY)?.is_none() {
             let mut batch = Batch::default();
             batch.put(Family::Meta, FORMAT_KEY, &[FORMAT]);
@@ -52,7 +76,7 @@ impl RocksStore {
     /// As [`RocksStore::open`], but for `InUse`.
     pub fn read(path: &Path) -> Result<RocksStore, StoreError> {
         if !path.join("CURRENT").exists() {
-            return Err(io("read", format!("{} holds no state; name the service's [store] path", path.display())));
+            return Err(no_state(path));
         }
         let db = open_read_only(path)?;
         check_format(&db, path)?;
@@ -205,12 +229,12 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 }
 
 /// The lock goes with the process, however it ends.
-fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock(path: &Path) -> Result<Held, StoreError> {
     let file = path.join("nepenthe.lock");
     let lock =
         File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| io("lock", format!("{}: {e}", file.display())))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Held { _file: lock }),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.display().to_string() }),
         Err(TryLockError::Error(e)) => Err(io("lock", format!("{}: {e}", file.display()))),
     }
@@ -266,6 +290,21 @@ mod tests {
         assert!(RocksStore::read(dir.path()).is_ok());
         drop(store);
         assert!(RocksStore::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_held_state_is_read_and_then_opened_and_nobody_comes_between() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(hold(dir.path()), Err(StoreError::Io { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is made where no state is");
+        drop(RocksStore::open(dir.path()).unwrap());
+        let held = hold(dir.path()).unwrap();
+        assert!(RocksStore::read(dir.path()).is_ok());
+        assert!(matches!(RocksStore::open(dir.path()), Err(StoreError::InUse { .. })));
+        let store = RocksStore::open_held(dir.path(), held).unwrap();
+        assert!(matches!(hold(dir.path()), Err(StoreError::InUse { .. })));
+        drop(store);
+        assert!(hold(dir.path()).is_ok());
     }
 
     #[test]
