@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use child::Installation;
 use clap::Parser;
-use nepenthe::model::{Objective, Params};
+use nepenthe::model::{Certify, Objective, Params};
 use oracle::Model;
 use serde_json::{Value, json};
 
@@ -121,6 +121,7 @@ fn params(args: &Args) -> Params {
         alpha: 1.0,
         unobserved_weight: 0.1,
         tolerance: args.tolerance,
+        certify: Certify::Residual,
         max_sweeps: 5_000,
         seed: 42,
         threads: 0,

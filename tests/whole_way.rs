@@ -16,7 +16,7 @@ use base64::Engine;
 use child::Installation;
 use ed25519_dalek::{Signature, Verifier};
 use kafka::{Kafka, consume_all, produce_lines, unique};
-use nepenthe::model::{Objective, Params};
+use nepenthe::model::{Certify, Objective, Params};
 use nepenthe::run::keys::Signer;
 use oracle::Model;
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ fn params(objective: Objective) -> Params {
         alpha: 1.0,
         unobserved_weight: 0.1,
         tolerance: 1e-7,
+        certify: Certify::Residual,
         max_sweeps: 5_000,
         seed: 42,
         threads: 0,

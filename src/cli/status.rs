@@ -9,6 +9,7 @@ use super::reading::{self, State};
 use super::{CliError, client_settings};
 use crate::config::Config;
 use crate::kafka::admin;
+use crate::model::Certify;
 use crate::model::factors::Side;
 use crate::model::receipt::Manifest;
 use crate::model::snapshot::data_digest;
@@ -95,11 +96,17 @@ fn model_rows(manifest: &Manifest, row: &mut impl FnMut(&str, String, Tone)) {
     row("interactions", count(counts.interactions), Tone::Plain);
     let tone = if certificate.holds() { Tone::Good } else { Tone::Bad };
     row("residual", format!("{:.1e} (tolerance {:.1e})", certificate.residual, certificate.tolerance), tone);
-    let rank = manifest.model.params.rank;
-    let binds = certificate.effective_rank == Some(rank);
+    if let (Some(gap), Some(sigma)) = (certificate.gap, certificate.sigma_bound) {
+        let tone = if certificate.certified == Some(Certify::Global) { Tone::Good } else { Tone::Bad };
+        row("duality gap", format!("{:.1e} of the objective (σ ≤ {sigma:.7})", gap / certificate.objective.abs()), tone);
+    }
+    if let Some(refused) = &certificate.refused {
+        row("global optimum", refused.clone(), Tone::Strong);
+    }
     let used = certificate.effective_rank.map_or("unknown".to_owned(), |used| used.to_string());
-    let remark = if binds { ": it binds, two retrains may differ" } else { "" };
-    row("effective rank", format!("{used} of {rank}{remark}"), if binds { Tone::Strong } else { Tone::Plain });
+    let remark = if certificate.rank_binds { ": it binds, two retrains may differ" } else { "" };
+    let tone = if certificate.rank_binds { Tone::Strong } else { Tone::Plain };
+    row("effective rank", format!("{used} of {}{remark}", manifest.model.params.rank), tone);
     row("sweeps", format!("{} in {:.2} s", certificate.sweeps, certificate.seconds), Tone::Plain);
     row("digest", manifest.digest.clone(), Tone::Plain);
 }

@@ -22,7 +22,7 @@ use check::{Bound, Settings};
 pub use check::{ConfigError, Origin};
 pub use layers::{Sources, assignment};
 
-use crate::model::{Objective, Params};
+use crate::model::{Certify, Objective, Params};
 
 /// Everything an operator can set, checked. `src/default.toml` has the meaning, unit and range of each.
 #[derive(Debug, Clone)]
@@ -171,6 +171,7 @@ fn model(settings: &Settings) -> Result<Params, ConfigError> {
         alpha: settings.number("model.alpha", ("a number of at least 0", |x| x >= 0.0))?,
         unobserved_weight: settings.number("model.unobserved_weight", above_zero)?,
         tolerance: settings.number("model.tolerance", ("a number from 1e-12 to 1e-1", |x| (1e-12..=1e-1).contains(&x)))?,
+        certify: settings.choice("model.certify", &[("residual", Certify::Residual), ("global", Certify::Global)])?,
         max_sweeps: settings.integer("model.max_sweeps", 1..=100_000)? as u32,
         seed: settings.integer("model.seed", 0..=i64::MAX as u64)?,
         threads: settings.integer("model.threads", 0..=1024)? as usize,

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use toml::{Table, Value};
 
 use super::{Config, Kafka, LogFormat};
-use crate::model::Objective;
+use crate::model::{Certify, Objective};
 
 /// Stands for a secret wherever settings are shown.
 pub(super) const HIDDEN: &str = "(hidden)";
@@ -88,6 +88,10 @@ impl Config {
             Objective::Implicit => "implicit",
             Objective::Explicit => "explicit",
         };
+        let certify = match model.certify {
+            Certify::Residual => "residual",
+            Certify::Global => "global",
+        };
         table([
             ("objective", text(objective)),
             ("rank", integer(model.rank as u64)),
@@ -96,6 +100,7 @@ impl Config {
             ("alpha", model.alpha.into()),
             ("unobserved_weight", model.unobserved_weight.into()),
             ("tolerance", model.tolerance.into()),
+            ("certify", text(certify)),
             ("max_sweeps", integer(model.max_sweeps.into())),
             ("seed", integer(model.seed)),
             ("threads", integer(model.threads as u64)),

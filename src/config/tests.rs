@@ -40,6 +40,7 @@ fn the_defaults_are_those_of_the_contract() {
         alpha: 1.0,
         unobserved_weight: 0.1,
         tolerance: 1e-7,
+        certify: Certify::Residual,
         max_sweeps: 1000,
         seed: 42,
         threads: 0,

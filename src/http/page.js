@@ -38,7 +38,7 @@ function closeness(residual, tolerance) {
   return Math.max(0.02, 1 - Math.log10(residual / tolerance) / 8);
 }
 
-function showModel({ generation, created, certificate, counts }) {
+function showModel({ generation, created, certificate, counts, rank }) {
   put("generation", whole(generation));
   const moment = new Date(created ?? NaN);
   put("created", isNaN(moment) ? "none published yet" : moment.toLocaleString());
@@ -51,6 +51,12 @@ function showModel({ generation, created, certificate, counts }) {
   at("closeness").value = closeness(residual, tolerance);
   put("sweeps", whole(certificate?.sweeps));
   put("objective", short(certificate?.objective));
+  put("rank", whole(rank));
+  put("effective-rank", whole(certificate?.effective_rank));
+  put("gap", known(certificate?.gap) ? tiny(certificate.gap) : "not asked for");
+  const said = [certificate?.warning, certificate?.refused].filter(known).join("; ");
+  at("warning").hidden = said === "";
+  put("warning", said);
   for (const name of ["users", "items", "interactions"]) put(name, whole(counts?.[name]));
 }
 

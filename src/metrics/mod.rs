@@ -76,6 +76,16 @@ pub struct Committed<'a> {
     pub residual: f64,
     pub tolerance: f64,
     pub objective: f64,
+    /// Upper bound of the distance of the objective from its least value, when it was asked for.
+    pub gap: Option<f64>,
+    pub rank: u64,
+    /// 0 when it is not known.
+    pub effective_rank: u64,
+    pub rank_binds: bool,
+    /// Why the global optimum is not certified although that was asked for.
+    pub refused: Option<&'a str>,
+    /// What a reader must know before relying on it.
+    pub warning: Option<&'a str>,
     pub users: u64,
     pub items: u64,
     pub interactions: u64,
@@ -237,6 +247,10 @@ impl Metrics {
         to.residual.set(generation.residual);
         to.residual_tolerance.set(generation.tolerance);
         to.objective.set(generation.objective);
+        to.duality_gap.set(generation.gap.unwrap_or(f64::NAN));
+        to.rank.set(gauge(generation.rank));
+        to.effective_rank.set(gauge(generation.effective_rank));
+        to.rank_binds.set(i64::from(generation.rank_binds));
         to.users.set(gauge(generation.users));
         to.items.set(gauge(generation.items));
         to.interactions.set(gauge(generation.interactions));
@@ -256,6 +270,12 @@ impl Metrics {
             info!(number, sweeps, residual, objective, users, items, interactions, seconds, "generation committed");
         } else {
             warn!(number, sweeps, residual, tolerance, objective, users, items, interactions, seconds, "generation committed uncertified");
+        }
+        if let Some(warning) = generation.warning {
+            warn!(number, rank = generation.rank, "{warning}");
+        }
+        if let Some(refused) = generation.refused {
+            warn!(number, "{refused}");
         }
     }
 }

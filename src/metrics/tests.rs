@@ -5,7 +5,7 @@ use super::*;
 const ERRORS: [&str; 2] = ["not_json", "time_range"];
 
 /// Contract §6 but for `nepenthe_duality_gap`, which nothing computes yet.
-const CONTRACT: [&str; 21] = [
+const CONTRACT: [&str; 25] = [
     "nepenthe_events_total",
     "nepenthe_dead_letters_total",
     "nepenthe_consumer_lag_records",
@@ -21,6 +21,10 @@ const CONTRACT: [&str; 21] = [
     "nepenthe_residual",
     "nepenthe_residual_tolerance",
     "nepenthe_objective",
+    "nepenthe_duality_gap",
+    "nepenthe_rank",
+    "nepenthe_effective_rank",
+    "nepenthe_rank_binds",
     "nepenthe_users",
     "nepenthe_items",
     "nepenthe_interactions",
@@ -36,6 +40,12 @@ const COMMITTED: Committed<'static> = Committed {
     residual: 3e-7,
     tolerance: 1e-6,
     objective: 12.5,
+    gap: Some(1e-6),
+    rank: 64,
+    effective_rank: 11,
+    rank_binds: false,
+    refused: None,
+    warning: None,
     users: 3,
     items: 4,
     interactions: 5,

@@ -40,6 +40,11 @@ const OVERSHOOT: f64 = 4.0;
 pub struct Search {
     /// Largest singular value of M̃ there, from below (Lanczos); 0 when nothing is left there.
     pub sigma: f64,
+    /// How many singular values there were seen above 1; a lower bound.
+    pub missing: usize,
+    /// All directions are in use and more are wanted: no way down can be taken, and where the factors stand depends on
+    /// where they started.
+    pub binds: bool,
     /// Ways down, steepest first; no more than there are collapsed directions.
     ways: Vec<Way>,
 }
@@ -58,8 +63,8 @@ struct Way {
     along: Vec<f64>,
 }
 
-/// Looks for collapsed directions that would lower the objective. `None` when the rank binds (no direction has
-/// collapsed), when there are no pairs, or when their weights are so far apart that M̃ is lost in rounding.
+/// Looks for collapsed directions that would lower the objective. `None` when there are no pairs, or when their weights
+/// are so far apart that M̃ is lost in rounding.
 ///
 /// `tolerance` is the residual down to which the factors are stationary. Costs up to 96 passes over the pairs, each of
 /// 2 floating-point operations a pair, and takes 4 bytes a pair and 48 vectors of either side meanwhile. Equal input
@@ -70,21 +75,25 @@ pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weight
         return None;
     }
     let directions = Directions::new(arch, factors, &gradient)?;
-    if directions.collapsed.is_empty() {
-        return None;
-    }
+    let full = directions.collapsed.is_empty();
     let complement = Complement { gradient: &gradient, directions: &directions };
-    let mut start: Vec<f64> =
-        gradient.scales[1].iter().enumerate().map(|(row, &scale)| if scale > 0.0 { noise(row) } else { 0.0 }).collect();
+    let mut start = gradient.start();
     let length = lanczos::inner(&start, &start);
     complement.project(1, &mut start);
     if lanczos::inner(&start, &start) <= NOTHING_LEFT * length {
-        return Some(Search { sigma: 0.0, ways: Vec::new() });
+        return Some(Search { sigma: 0.0, missing: 0, binds: false, ways: Vec::new() });
     }
     let threshold = 1.0 + MARGIN.max(tolerance) + gradient.rounding;
     let top = lanczos::top(&complement, start, STEPS, threshold, directions.collapsed.len())?;
     let ways = top.above.into_iter().zip(directions.collapsed).map(|(triplet, along)| Way { triplet, along }).collect();
-    (gradient.rounding < 1.0).then_some(Search { sigma: top.value, ways })
+    (gradient.rounding < 1.0).then_some(Search { sigma: top.value, missing: top.beyond, binds: full && top.beyond > 0, ways })
+}
+
+/// The largest singular value of all of M̃, from below; what is in use has 1 where the factors are stationary. Costs what
+/// [`search`] costs.
+pub fn largest(ratings: &Ratings, factors: &Factors, weights: &Weights) -> Option<f64> {
+    let gradient = Gradient::new(ratings, factors, weights);
+    lanczos::top(&gradient, gradient.start(), STEPS, f64::INFINITY, 0).map(|top| top.value)
 }
 
 /// Takes the ways that a search found: each gets a collapsed direction of its own and [`OVERSHOOT`] times the weight
@@ -133,7 +142,7 @@ fn scaled(values: &[f64], scales: &[f64]) -> Vec<f64> {
 }
 
 /// `λ^-½` of the rows of users and of items; 0 for rows that do not exist.
-fn scales(ratings: &Ratings, factors: &Factors, weights: &Weights) -> [Vec<f64>; 2] {
+pub(super) fn scales(ratings: &Ratings, factors: &Factors, weights: &Weights) -> [Vec<f64>; 2] {
     let counts = [factors.users.count(), factors.items.count()];
     let of = |rows: &Rows, table: &Table, others: usize| {
         (0..table.len()).map(|row| if table.is_live(row) { weights.row(rows.degree(row), others).sqrt().recip() } else { 0.0 }).collect()
@@ -142,7 +151,7 @@ fn scales(ratings: &Ratings, factors: &Factors, weights: &Weights) -> [Vec<f64>;
 }
 
 /// Ranges of rows.
-fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
+pub(super) fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
     let size = rows.len().div_ceil(BLOCKS).max(1);
     (0..rows.len()).step_by(size).map(|first| first..(first + size).min(rows.len())).collect()
 }
@@ -205,6 +214,11 @@ impl<'a> Gradient<'a> {
         }
         gradient.reach = gradient.reach.sqrt();
         gradient
+    }
+
+    /// A vector of items that is a function of their numbers alone.
+    fn start(&self) -> Vec<f64> {
+        self.scales[1].iter().enumerate().map(|(row, &scale)| if scale > 0.0 { noise(row) } else { 0.0 }).collect()
     }
 
     /// `out −= a0 Λ^-½ T (Λ_other^-½ Otherᵀ x)`, the part of the pairs that nobody observed.
@@ -321,7 +335,7 @@ impl Directions {
 }
 
 /// `Σ λ x xᵀ` over the rows of a table.
-fn dense_gram(arch: Arch, table: &Table, scales: &[f64]) -> Mat<f64> {
+pub(super) fn dense_gram(arch: Arch, table: &Table, scales: &[f64]) -> Mat<f64> {
     let mut scaled = table.clone();
     let k = table.rank();
     scaled.values_mut().par_chunks_mut(k).zip(scales).for_each(|(row, &scale)| {

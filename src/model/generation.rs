@@ -172,15 +172,7 @@ impl State {
     /// Makes a solved generation the current one. `seconds` is what the solve took.
     pub fn adopt(&mut self, outcome: Outcome, seconds: f64, now: Millis) -> NewGeneration {
         let Outcome { job, solution, rows, stored, digest } = outcome;
-        let certificate = Certificate {
-            objective: solution.measured.objective,
-            residual: solution.measured.residual,
-            tolerance: job.problem.params.tolerance,
-            sweeps: solution.sweeps,
-            seconds,
-            effective_rank: solution.effective_rank,
-            sigma: solution.sigma,
-        };
+        let certificate = Certificate::of(&solution, job.problem.params.tolerance, seconds);
         let requests = self.unlearned(&job, &solution.factors, &certificate, now);
         let (ids, requests_omitted) = fitting(requests.iter().map(|(_, request)| request.receipt.request_id.clone()));
         let mut cut: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();

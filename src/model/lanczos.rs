@@ -34,6 +34,8 @@ pub struct Triplet {
 pub struct Top {
     /// The largest, from below. Where more steps would not have changed it, it is exact to about 1e-12.
     pub value: f64,
+    /// How many were seen above the asked threshold; there may be more.
+    pub beyond: usize,
     /// Triplets above the asked threshold, largest first. Their values are from below, too.
     pub above: Vec<Triplet>,
 }
@@ -106,18 +108,18 @@ impl Basis {
 
     fn triplets(&self, threshold: f64, most: usize) -> Option<Top> {
         if self.diagonal.is_empty() {
-            return Some(Top { value: 0.0, above: Vec::new() });
+            return Some(Top { value: 0.0, beyond: 0, above: Vec::new() });
         }
         let svd = self.projected().svd().ok()?;
-        let above = (0..self.diagonal.len().min(most))
-            .take_while(|&at| svd.S()[at] > threshold)
+        let beyond = (0..self.diagonal.len()).take_while(|&at| svd.S()[at] > threshold).count();
+        let above = (0..beyond.min(most))
             .map(|at| Triplet {
                 value: svd.S()[at],
                 left: combined(&self.left, |row| svd.U()[(row, at)]),
                 right: combined(&self.right, |row| svd.V()[(row, at)]),
             })
             .collect();
-        Some(Top { value: svd.S()[0], above })
+        Some(Top { value: svd.S()[0], beyond, above })
     }
 }
 
@@ -199,7 +201,7 @@ mod tests {
         let rank_one = Dense(Mat::from_fn(9, 7, |i, j| (i + 1) as f64 * (j + 2) as f64));
         let found = top(&rank_one, start(7), 20, 1.0, 5).unwrap();
         assert!(found.above.len() == 1 && (found.value / rank_one.0.svd().unwrap().S()[0] - 1.0).abs() < 1e-13);
-        assert_eq!(top(&Dense(Mat::zeros(4, 5)), start(5), 20, 1.0, 5), Some(Top { value: 0.0, above: Vec::new() }));
+        assert_eq!(top(&Dense(Mat::zeros(4, 5)), start(5), 20, 1.0, 5), Some(Top { value: 0.0, beyond: 0, above: Vec::new() }));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 pub mod als;
 pub mod anderson;
 pub mod certificate;
+#[cfg(test)]
+mod dense;
 pub mod dictionary;
 pub mod digest;
 pub mod escape;
@@ -13,6 +15,7 @@ pub mod event;
 pub mod factors;
 pub mod fence;
 pub mod generation;
+pub mod global;
 mod intake;
 pub mod kernel;
 pub mod lanczos;
@@ -25,6 +28,7 @@ pub mod recommend;
 pub mod snapshot;
 pub mod step;
 pub mod unlearn;
+pub mod verdict;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
@@ -47,6 +51,17 @@ pub enum Objective {
     Explicit,
 }
 
+/// What a generation is certified by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certify {
+    /// The residual of every row's normal equations: a fixed point.
+    #[default]
+    Residual,
+    /// A duality gap as well: the global optimum, see [`global`].
+    Global,
+}
+
 /// The `[model]` table of the configuration, checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Params {
@@ -63,6 +78,8 @@ pub struct Params {
     pub unobserved_weight: f64,
     /// Largest relative normal-equation residual that a certified generation may have.
     pub tolerance: f64,
+    #[serde(default)]
+    pub certify: Certify,
     /// Sweeps after which a generation is published uncertified.
     pub max_sweeps: u32,
     pub seed: u64,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Shape;
 use super::fence::Subject;
-use super::{Millis, Params};
+use super::unlearn::Solution;
+use super::{Certify, Millis, Params};
 
 /// A time as readers get it: RFC 3339.
 pub fn instant(millis: Millis) -> Timestamp {
@@ -74,12 +75,56 @@ pub struct Certificate {
     /// Wall-clock seconds of the solve.
     pub seconds: f64,
     pub effective_rank: Option<usize>,
-    /// Largest singular value of the scaled negative gradient outside the model: at most 1 at the global optimum.
+    /// Largest singular value of the scaled negative gradient outside the model, from below: at most 1 at the global optimum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma: Option<f64>,
+    /// All directions are in use and `sigma` is above 1: two retrains may differ.
+    #[serde(default)]
+    pub rank_binds: bool,
+    /// What holds: the fixed point, or the global optimum as well; `None` above the tolerance.
+    #[serde(default)]
+    pub certified: Option<Certify>,
+    /// The objective is at most this much above the least that any factors reach, of whatever rank. Asked for by
+    /// `certify = "global"`, like the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<f64>,
+    /// Upper bound of the largest singular value of the whole scaled gradient, from which the gap follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_bound: Option<f64>,
+    /// Why the global optimum is not certified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What a reader must know before relying on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
+/// Told wherever the rank binds.
+const RANK_BINDS: &str = "the rank binds: two retrains may differ by more than the tolerance; raise model.rank or model.regularization";
+
 impl Certificate {
+    /// What a solve proved that took `seconds`.
+    pub fn of(solution: &Solution, tolerance: f64, seconds: f64) -> Certificate {
+        let Solution { measured, sweeps, effective_rank, sigma, rank_binds, verdict, .. } = solution;
+        let global = verdict.as_ref().is_some_and(|verdict| verdict.refused.is_none());
+        let bound = verdict.as_ref().and_then(|verdict| verdict.bound);
+        Certificate {
+            objective: measured.objective,
+            residual: measured.residual,
+            tolerance,
+            sweeps: *sweeps,
+            seconds,
+            effective_rank: *effective_rank,
+            sigma: *sigma,
+            rank_binds: *rank_binds,
+            certified: (measured.residual <= tolerance).then_some(if global { Certify::Global } else { Certify::Residual }),
+            gap: bound.map(|bound| bound.gap),
+            sigma_bound: bound.map(|bound| bound.sigma),
+            refused: verdict.as_ref().and_then(|verdict| verdict.refused).map(|refused| refused.to_string()),
+            warning: rank_binds.then(|| RANK_BINDS.to_owned()),
+        }
+    }
+
     /// Is the residual below the tolerance?
     pub fn holds(&self) -> bool {
         self.residual <= self.tolerance

@@ -7,10 +7,12 @@ use pulp::Arch;
 use super::als::{Half, RowFailed, Weights, half_sweep};
 use super::anderson::Anderson;
 use super::certificate::{Measured, effective_rank, measure};
-use super::escape;
+use super::escape::{self, Search};
 use super::factors::{Factors, Side, Table};
+use super::global;
 use super::ratings::Ratings;
-use super::{Objective, Params};
+use super::verdict::{NotCertifiable, Verdict, remedy};
+use super::{Certify, Objective, Params};
 
 /// Differences kept by the accelerator.
 pub const DEPTH: usize = 8;
@@ -18,6 +20,10 @@ pub const DEPTH: usize = 8;
 const ROUNDING: f64 = 1e-13;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
 const ESCAPES: u32 = 8;
+/// Where the global proof is not had at the tolerance, factors converge further by this factor, and again, ...
+const DEEPER: f64 = 10.0;
+/// ... down to this residual, which rounding lets every row reach that is not ill-conditioned.
+const DEEPEST: f64 = 1e-11;
 
 /// Everything a solve depends on.
 #[derive(Debug, Clone)]
@@ -59,8 +65,12 @@ pub struct Solution {
     pub sweeps: u32,
     pub effective_rank: Option<usize>,
     /// Largest singular value of the scaled gradient beside the directions in use, a lower bound: up to 1 (and rounding)
-    /// no other model does better. `None` when the rank binds or the tolerance was not reached.
+    /// no other model does better. `None` when the tolerance was not reached, or when rounding hides it.
     pub sigma: Option<f64>,
+    /// All directions are in use and σ > 1: from another start the factors would have ended elsewhere.
+    pub rank_binds: bool,
+    /// With [`Certify::Global`] and a tolerance that was reached.
+    pub verdict: Option<Verdict>,
     /// Largest residual found by each sweep.
     pub trace: Vec<f64>,
 }
@@ -92,13 +102,23 @@ pub fn solve_with(arch: Arch, problem: &Problem, depth: usize, watch: &dyn Watch
     let mean = if problem.params.objective == Objective::Explicit { problem.ratings.mean() } else { 0.0 };
     let mut run = Run::new(arch, problem, mean, depth);
     let mut trace = Vec::new();
-    let (measured, sigma) = run.descend(watch, &mut trace)?;
+    let Found { measured, search, verdict } = run.descend(watch, &mut trace)?;
     let effective_rank = effective_rank(arch, &run.factors, run.reach);
-    Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, sigma, trace, factors: run.factors })
+    let (sigma, rank_binds) = (search.as_ref().map(|search| search.sigma), search.is_some_and(|search| search.binds));
+    Ok(Solution { mean, measured, sweeps: trace.len() as u32, effective_rank, sigma, rank_binds, verdict, trace, factors: run.factors })
+}
+
+/// Where a descent ended.
+struct Found {
+    measured: Measured,
+    /// What holds for exactly these factors; `None` when the target was not reached.
+    search: Option<Search>,
+    verdict: Option<Verdict>,
 }
 
 struct Run<'a> {
     arch: Arch,
+    problem: &'a Problem,
     params: &'a Params,
     depth: usize,
     ratings: &'a Ratings,
@@ -122,35 +142,69 @@ impl<'a> Run<'a> {
         keep_live(&mut factors.users, |row| ratings.users.degree(row), ratings.users.len());
         keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
         let counts = [factors.users.count(), factors.items.count()];
-        Run { arch, params, depth, ratings, weights, factors, counts, reach: squares.sqrt() }
+        Run { arch, problem, params, depth, ratings, weights, factors, counts, reach: squares.sqrt() }
     }
 
     fn measure(&self) -> Measured {
         measure(self.arch, self.ratings, &self.factors, &self.weights)
     }
 
-    /// Converges, and again from every saddle that is found; answers what is measured at the end, and σ if that holds
-    /// for it.
-    fn descend(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(Measured, Option<f64>), RowFailed> {
-        let tolerance = self.params.tolerance;
-        let mut measured = self.settle(watch, trace)?;
-        for escapes in 0..=ESCAPES {
-            if measured.residual > tolerance {
+    /// Converges and leaves saddles; then proves what there is to prove, and goes on converging while that may help.
+    fn descend(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
+        let mut target = self.params.tolerance;
+        let mut found = self.descend_to(target, watch, trace)?;
+        if self.params.certify == Certify::Residual || found.measured.residual > target {
+            return Ok(found);
+        }
+        let mut verdict = self.judge(&found);
+        while verdict.may_improve() && target > DEEPEST && self.has_sweeps(trace) && !watch.cancelled() {
+            target = (target / DEEPER).max(DEEPEST);
+            let kept = self.factors.clone();
+            let deeper = self.descend_to(target, watch, trace)?;
+            if deeper.measured.residual > self.params.tolerance {
+                // Sweeps ran out on the way: what was certified stays.
+                self.factors = kept;
                 break;
             }
-            let found = escape::search(self.arch, self.ratings, &self.factors, &self.weights, tolerance);
-            let sigma = found.as_ref().map(|found| found.sigma);
+            found = deeper;
+            verdict = self.judge(&found);
+        }
+        // A model that goes on from another was told when it started.
+        if let (Some(NotCertifiable::RankBinds { remedy: found_by_trials, .. }), Some(search), None) =
+            (&mut verdict.refused, &found.search, &self.problem.previous)
+        {
+            *found_by_trials = remedy(self.arch, self.problem, &self.factors, search, watch);
+        }
+        found.verdict = Some(verdict);
+        Ok(found)
+    }
+
+    fn judge(&self, found: &Found) -> Verdict {
+        let bound = global::bound(self.arch, self.ratings, &self.factors, &self.weights);
+        Verdict::of(bound, self.params.rank, found.measured.objective, found.search.as_ref())
+    }
+
+    /// Converges to a residual of `target`, and again from every saddle that is found.
+    fn descend_to(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
+        let mut measured = self.settle(target, watch, trace)?;
+        for escapes in 0..=ESCAPES {
+            if measured.residual > target {
+                break;
+            }
+            let search = escape::search(self.arch, self.ratings, &self.factors, &self.weights, target);
             let goes_on = escapes < ESCAPES && self.has_sweeps(trace) && !watch.cancelled();
-            let Some(found) = found.filter(|found| found.leads_on() && goes_on) else { return Ok((measured, sigma)) };
+            let Some(ways) = search.as_ref().filter(|search| search.leads_on() && goes_on) else {
+                return Ok(Found { measured, search, verdict: None });
+            };
             let before = measured.objective;
-            escape::follow(self.ratings, &mut self.factors, &self.weights, &found);
-            measured = self.settle(watch, trace)?;
-            if measured.residual <= tolerance && measured.objective >= before - ROUNDING * before.abs() {
+            escape::follow(self.ratings, &mut self.factors, &self.weights, ways);
+            measured = self.settle(target, watch, trace)?;
+            if measured.residual <= target && measured.objective >= before - ROUNDING * before.abs() {
                 // The way led back to where it came from: σ stands, and says what is not certified.
-                return Ok((measured, sigma));
+                return Ok(Found { measured, search, verdict: None });
             }
         }
-        Ok((measured, None))
+        Ok(Found { measured, search: None, verdict: None })
     }
 
     fn has_sweeps(&self, trace: &[f64]) -> bool {
@@ -158,17 +212,17 @@ impl<'a> Run<'a> {
     }
 
     /// Converges until that holds when measured afresh: what the sweeps saw on their way may differ by rounding.
-    fn settle(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Measured, RowFailed> {
+    fn settle(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Measured, RowFailed> {
         let mut measured = self.measure();
-        while measured.residual > self.params.tolerance && self.has_sweeps(trace) && !watch.cancelled() {
-            self.converge(watch, trace)?;
+        while measured.residual > target && self.has_sweeps(trace) && !watch.cancelled() {
+            self.converge(target, watch, trace)?;
             measured = self.measure();
         }
         Ok(measured)
     }
 
-    /// Sweeps until a residual below the tolerance is seen.
-    fn converge(&mut self, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+    /// Sweeps until a residual of at most `target` is seen.
+    fn converge(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let mut anderson = Anderson::new(self.depth);
         let mut best = f64::INFINITY;
         while self.has_sweeps(trace) && !watch.cancelled() {
@@ -187,8 +241,8 @@ impl<'a> Run<'a> {
             let swept = half_sweep(self.arch, items, &mut image, self.counts[0])?;
             trace.push(swept.residual);
             watch.swept(trace.len() as u32, swept.residual);
-            if swept.residual <= self.params.tolerance {
-                // Users are exact for the items at hand, and these are within the tolerance.
+            if swept.residual <= target {
+                // Users are exact for the items at hand, and these are within the target.
                 return Ok(());
             }
             let next = anderson.next(self.factors.items.values(), image.values().to_vec());

@@ -18,6 +18,7 @@ fn params(objective: Objective) -> Params {
         alpha: 1.0,
         unobserved_weight: 0.1,
         tolerance: 1e-9,
+        certify: Certify::Residual,
         max_sweeps: 5_000,
         seed: 1,
         threads: 0,
@@ -202,7 +203,7 @@ fn a_saddle_is_not_taken_for_the_optimum_after_a_forget() {
         let remaining = ratings(&pairs);
         let problem = warm(&params, &remaining, trained.factors);
         let mut plain = Run::new(Arch::new(), &problem, 0.0, DEPTH);
-        let saddle = plain.settle(&Unwatched, &mut Vec::new()).unwrap();
+        let saddle = plain.settle(params.tolerance, &Unwatched, &mut Vec::new()).unwrap();
         let unlearned = solve(Arch::new(), &problem, &Unwatched).unwrap();
         let retrained = solve(Arch::new(), &cold(&Params { seed: 7, ..params.clone() }, &remaining), &Unwatched).unwrap();
         assert!(

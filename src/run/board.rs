@@ -205,7 +205,7 @@ impl Views for Board {
             "counts": manifest.map(|manifest| manifest.counts),
             "certificate": certificate,
             "rank": manifest.map(|manifest| manifest.model.params.rank),
-            "rank_binds": manifest.map(|manifest| manifest.certificate.effective_rank == Some(manifest.model.params.rank)),
+            "rank_binds": certificate.map(|certificate| certificate.rank_binds),
             "digest": manifest.map(|manifest| &manifest.digest),
             "forgets": {"pending": shown.pending, "oldest_seconds": shown.oldest_seconds},
             "fences": shown.fences,

@@ -284,12 +284,6 @@ impl Service {
         let certified = manifest.certificate.holds();
         let phases = [("freeze", self.freeze_seconds), ("solve", solved.seconds), ("commit", began.elapsed().as_secs_f64())];
         self.metrics.observe(&Happening::GenerationCommitted(committed(manifest, &phases)));
-        if certified && manifest.certificate.effective_rank == Some(manifest.model.params.rank) {
-            tracing::warn!(
-                rank = manifest.model.params.rank,
-                "the rank binds: two retrains may differ by more than the tolerance; raise model.rank or model.regularization"
-            );
-        }
         new.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
         self.board.committed(manifest, trace);
         if certified {
@@ -381,7 +375,7 @@ impl Service {
 }
 
 /// A generation as the metrics tell it.
-fn committed<'a>(manifest: &Manifest, phases: &'a [(&'static str, f64)]) -> Committed<'a> {
+fn committed<'a>(manifest: &'a Manifest, phases: &'a [(&'static str, f64)]) -> Committed<'a> {
     let (certificate, counts) = (&manifest.certificate, &manifest.counts);
     Committed {
         number: manifest.generation,
@@ -390,6 +384,12 @@ fn committed<'a>(manifest: &Manifest, phases: &'a [(&'static str, f64)]) -> Comm
         residual: certificate.residual,
         tolerance: certificate.tolerance,
         objective: certificate.objective,
+        gap: certificate.gap,
+        rank: manifest.model.params.rank as u64,
+        effective_rank: certificate.effective_rank.unwrap_or(0) as u64,
+        rank_binds: certificate.rank_binds,
+        refused: certificate.refused.as_deref(),
+        warning: certificate.warning.as_deref(),
         users: counts.users,
         items: counts.items,
         interactions: counts.interactions,

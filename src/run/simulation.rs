@@ -37,6 +37,7 @@ pub(in crate::run) fn params(objective: Objective, seed: u64) -> Params {
         alpha: 1.0,
         unobserved_weight: 0.2,
         tolerance: 1e-9,
+        certify: crate::model::Certify::Residual,
         max_sweeps: 20_000,
         seed,
         threads: 1,

@@ -32,6 +32,7 @@ fn params(objective: Objective) -> Params {
         alpha: 1.0,
         unobserved_weight: 0.1,
         tolerance: 1e-8,
+        certify: crate::model::Certify::Residual,
         max_sweeps: 5_000,
         seed: 1,
         threads: 0,

@@ -13,6 +13,7 @@ fn params(objective: Objective) -> Params {
         max_sweeps: 100,
         seed: 1,
         threads: 0,
+        certify: crate::model::Certify::Residual,
     }
 }
 

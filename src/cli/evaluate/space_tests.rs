@@ -24,6 +24,7 @@ fn configured(objective: Objective) -> Params {
         max_sweeps: 100,
         seed: 1,
         threads: 0,
+        certify: crate::model::Certify::Residual,
     }
 }
 
