@@ -30,7 +30,7 @@ use super::send::input::InputArgs;
 use super::{CliError, reading};
 use crate::config::Config;
 use crate::model::unlearn::Watch;
-use crate::model::{Objective, Params};
+use crate::model::{Certify, Objective, Params};
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -80,6 +80,11 @@ fn tolerance() -> impl TypedValueParser<Value = f64> {
 /// Exit 2 for options, a file or a configuration that cannot be used; 1 for data that cannot be split, or when training
 /// fails; 4 for a damaged state.
 pub fn run(config: &Config, args: &EvaluateArgs) -> Result<(), CliError> {
+    let found = find(config, args)?;
+    if args.json { output::out_json(&found) } else { Ok(()) }
+}
+
+fn find(config: &Config, args: &EvaluateArgs) -> Result<Value, CliError> {
     let objective = config.model.objective;
     let metric = args.metric.unwrap_or(if objective == Objective::Explicit { Metric::Rmse } else { Metric::Ndcg });
     if metric == Metric::Rmse && objective == Objective::Implicit {
@@ -110,7 +115,8 @@ struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    fn conduct(&self, points: Vec<Params>, test: &Part) -> Result<(), CliError> {
+    /// All that was found, as JSON; tables go to stdout on the way.
+    fn conduct(&self, points: Vec<Params>, test: &Part) -> Result<Value, CliError> {
         let mut found = json!({"data": data_json(&self.data), "n": self.args.n, "metric": self.metric.name()});
         let chosen = match &points[..] {
             [one] => one.clone(),
@@ -135,13 +141,14 @@ impl Evaluation<'_> {
         self.advise(&trials);
         found["test"] = json!({"split": part_json(test), "models": board});
         found["chosen"] = settings(&chosen);
-        if self.args.json { output::out_json(&found) } else { Ok(()) }
+        Ok(found)
     }
 
     /// The point that does best on the validation pairs, and all of them as JSON.
     fn search(&self, points: &[Params], part: &Part) -> Result<(Params, Value), CliError> {
         let mut trials = self.trials(points, part, self.args.tolerance)?;
         let best = self.settle(&mut trials, part)?;
+        let best = &trials[best];
         let board = self.show("validation", &trials, &best.ranking, part)?;
         let configured = trials.iter().find(|trial| trial.params == self.config.model);
         if let Some(configured) = configured.filter(|trial| trial.params != best.params)
@@ -150,23 +157,23 @@ impl Evaluation<'_> {
         {
             output::note("the configured model is as good as the best, as far as these data can tell");
         }
-        Ok((best.params, board))
+        Ok((best.params.clone(), board))
     }
 
-    /// The best trial that is sound. Those before it whose rank seems to bind are trained again to the configured
-    /// tolerance, which tells whether it does: few of many, since what trains slowly is what binds.
-    fn settle(&self, trials: &mut [Trial], part: &Part) -> Result<Trial, CliError> {
+    /// The best trial that is sound; the best of all when none is. Those before it whose rank seems to bind are trained
+    /// again to the configured tolerance, which tells whether it does.
+    fn settle(&self, trials: &mut [Trial], part: &Part) -> Result<usize, CliError> {
         let precise = self.config.model.tolerance.min(self.args.tolerance);
         let open = |trial: &Trial| trial.facts.converged() && trial.facts.tolerance > precise;
         while let Some(at) = space::best(self.metric, trials, |trial| trial.facts.sound() || open(trial)) {
             if trials[at].facts.sound() {
-                return Ok(trials[at].clone());
+                return Ok(at);
             }
             let again = self.trials(std::slice::from_ref(&trials[at].params), part, precise)?;
             trials[at..=at].clone_from_slice(&again);
         }
-        let any = space::best(self.metric, trials, |_| true).map(|at| trials[at].clone());
-        any.ok_or_else(|| CliError::failed(format!("no point has a value of {}; choose another --metric", self.metric.name())))
+        space::best(self.metric, trials, |_| true)
+            .ok_or_else(|| CliError::failed(format!("no point has a value of {}; choose another --metric", self.metric.name())))
     }
 
     fn trials(&self, points: &[Params], part: &Part, tolerance: f64) -> Result<Vec<Trial>, CliError> {
@@ -174,7 +181,9 @@ impl Evaluation<'_> {
         let mut trials = Vec::with_capacity(points.len());
         for params in points {
             let live = Live { bar: &bar, what: described(params) };
-            let model = train(&self.data, part, &Params { tolerance, ..params.clone() }, &live)?;
+            // How well it predicts does not hang on the proof that there is no better one.
+            let params_used = Params { tolerance, certify: Certify::Residual, ..params.clone() };
+            let model = train(&self.data, part, &params_used, &live)?;
             bar.set_message(format!("{}: ranking", live.what));
             trials.push(Trial { params: params.clone(), facts: model.facts, ranking: rank(&model, part, self.args.n) });
             bar.inc(1);
@@ -215,7 +224,7 @@ impl Evaluation<'_> {
         let [chosen, ..] = trials else { return };
         if !chosen.facts.converged() {
             output::warning("training stopped before it had converged: raise model.max_sweeps");
-        } else if chosen.facts.binds() {
+        } else if chosen.facts.binds {
             output::warning("the rank binds: two trainings may differ by more than any forget; raise the rank or the regularization");
         }
     }

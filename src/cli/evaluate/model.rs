@@ -28,8 +28,10 @@ pub struct Model {
 /// What is told of a solve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Facts {
-    pub rank: usize,
     pub effective_rank: Option<usize>,
+    /// The rank and not the regularization limits the model. A direction that nobody needs fades over the sweeps: a loose
+    /// tolerance may take it for one in use, hardly the other way round.
+    pub binds: bool,
     pub sweeps: u32,
     pub residual: f64,
     /// What the residual was to reach.
@@ -41,19 +43,11 @@ pub struct Facts {
 impl Facts {
     /// Whether two trainings from other seeds would agree: converged, and no direction missing for want of rank.
     pub fn sound(&self) -> bool {
-        self.converged() && !self.binds()
+        self.converged() && !self.binds
     }
 
     pub fn converged(&self) -> bool {
         self.residual <= self.tolerance
-    }
-
-    /// Whether the rank and not the regularization limits the model; an effective rank that could not be computed may.
-    ///
-    /// A direction that nobody needs fades over the sweeps: a loose tolerance may take it for one in use, never the
-    /// other way round.
-    pub fn binds(&self) -> bool {
-        self.effective_rank.is_none_or(|effective| effective >= self.rank)
     }
 }
 
@@ -70,9 +64,9 @@ pub fn train(data: &Data, part: &Part, params: &Params, watch: &dyn Watch) -> Re
     let began = Instant::now();
     let solution = solve(Arch::new(), &problem, watch).map_err(CliError::failed)?;
     let facts = Facts {
-        rank: params.rank,
         tolerance: params.tolerance,
         effective_rank: solution.effective_rank,
+        binds: solution.rank_binds,
         sweeps: solution.sweeps,
         residual: solution.measured.residual,
         seconds: began.elapsed().as_secs_f64(),

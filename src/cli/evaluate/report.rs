@@ -85,7 +85,7 @@ impl<'a> Board<'a> {
             |text: &dyn Fn(&Params, &Facts) -> String| plain(line.model.map_or(String::new(), |(params, facts)| text(params, facts)));
         cells.push(model(&|params, _| params.rank.to_string()));
         cells.push(match line.model {
-            Some((_, facts)) if facts.binds() => ("binds".to_owned(), Tone::Bad),
+            Some((_, facts)) if facts.binds => ("binds".to_owned(), Tone::Bad),
             _ => model(&|_, facts| facts.effective_rank.map_or(String::new(), |rank| rank.to_string())),
         });
         cells.push(model(&|params, _| params.regularization.to_string()));
@@ -128,7 +128,7 @@ impl<'a> Board<'a> {
             if let Some((params, facts)) = line.model {
                 fields.insert("model".to_owned(), settings(params));
                 fields.insert("effective_rank".to_owned(), json!(facts.effective_rank));
-                fields.insert("rank_binds".to_owned(), json!(facts.binds()));
+                fields.insert("rank_binds".to_owned(), json!(facts.binds));
                 fields.insert("converged".to_owned(), json!(facts.converged()));
                 fields.insert("tolerance".to_owned(), json!(facts.tolerance));
                 fields.insert("residual".to_owned(), json!(facts.residual));

@@ -23,7 +23,7 @@ fn ranking(found: usize, error: Option<f64>) -> Ranking {
 }
 
 fn facts(effective_rank: usize, residual: f64) -> Facts {
-    Facts { rank: 8, effective_rank: Some(effective_rank), sweeps: 12, residual, tolerance: 1e-5, seconds: 1.25 }
+    Facts { effective_rank: Some(effective_rank), binds: effective_rank == 8, sweeps: 12, residual, tolerance: 1e-5, seconds: 1.25 }
 }
 
 #[test]

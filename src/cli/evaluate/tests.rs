@@ -129,14 +129,28 @@ fn one_point_and_searches_of_both_objectives_go_through() {
         });
     std::fs::write(&path, rows).unwrap();
     let file = path.to_str().unwrap();
-    for (objective, options) in [
-        ("implicit", &["--json"][..]),
-        ("implicit", &["--rank", "2,4", "--alpha", "1,2", "-n", "3"]),
-        ("explicit", &["--search", "--rank", "4", "--trials", "3", "--no-baselines"]),
-        ("explicit", &["--regularization", "0.1,0.2", "--metric", "recall", "--json"]),
+    for (objective, options, searched) in [
+        ("implicit", &["--json"][..], false),
+        ("implicit", &["--rank", "2,4", "--alpha", "1,2", "-n", "3"], true),
+        ("explicit", &["--search", "--rank", "4", "--trials", "3", "--no-baselines"], true),
+        ("explicit", &["--regularization", "0.1,0.2", "--metric", "recall", "--json"], true),
     ] {
         let options: Vec<&str> = ["--data", file].into_iter().chain(options.iter().copied()).collect();
-        run(&config(&[("model.objective", objective), ("model.rank", "4")]), &parsed(&options).unwrap()).unwrap();
+        let settings = [("model.objective", objective), ("model.rank", "4"), ("model.max_sweeps", "100")];
+        let found = find(&config(&settings), &parsed(&options).unwrap()).unwrap();
+        let best = |board: &Value| -> Vec<Value> {
+            let models = board["models"].as_array().unwrap();
+            models.iter().filter(|line| line["best"] == true).map(|line| line["model"].clone()).collect()
+        };
+        assert_eq!(best(&found["test"]), [found["chosen"].clone()]);
+        assert_eq!(found["validation"].is_object(), searched);
+        if searched {
+            assert_eq!(best(&found["validation"]), [found["chosen"].clone()]);
+            assert_eq!(
+                found["validation"]["split"]["training_pairs"].as_u64().unwrap() + 40,
+                found["test"]["split"]["training_pairs"].as_u64().unwrap()
+            );
+        }
     }
 }
 
