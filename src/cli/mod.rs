@@ -13,6 +13,7 @@ pub mod import_model;
 pub mod keys;
 pub mod npy;
 pub mod output;
+pub mod purge;
 pub mod reading;
 pub mod receipt;
 pub mod recommend;
@@ -157,6 +158,8 @@ enum Command {
     Similar(SimilarArgs),
     /// Generation, lag, pending forgets, sizes, certificate
     Status(StatusArgs),
+    /// Make the bytes of published forgets disappear, while no service runs
+    Purge(purge::PurgeArgs),
     /// Read factors and generations from the broker and recompute the digest
     Verify(verify::VerifyArgs),
     /// List the public keys that receipts are signed with, or make a new signing key
@@ -264,6 +267,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Recommend(args) => recommend::run(&config, args),
         Command::Similar(args) => similar::run(&config, args),
         Command::Status(args) => status::run(&config, args.json, args.data_digest),
+        Command::Purge(args) => purge::run(&config, &args),
         Command::Verify(args) => verify::run(&config, &args),
         Command::Keys(args) => keys::run(&config, &args),
         Command::Receipt(args) => receipt::run(&config, &args),

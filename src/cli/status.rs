@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::kafka::admin;
 use crate::model::Certify;
 use crate::model::factors::Side;
-use crate::model::receipt::Manifest;
+use crate::model::receipt::{Manifest, Status};
 use crate::model::snapshot::data_digest;
 
 /// Prints generation, certificate, pending forgets, lag and sizes; `data_digest` adds a hash of all interactions.
@@ -47,6 +47,7 @@ fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<St
     for request in restored.waiting.values() {
         *pending.entry(request.receipt.status.name()).or_default() += 1;
     }
+    pending.insert(Status::Published.name(), state.tables.unpurged()?.len() as u64);
     let named = |side| restored.dictionary.names(side).iter().flatten().count();
     let sizes: BTreeMap<&str, u64> = state.store.sizes().into_iter().map(|(family, bytes)| (family.name(), bytes)).collect();
     let mut status = json!({
@@ -74,6 +75,8 @@ fn screen(state: &State, lag: &BTreeMap<String, Option<i64>>, status: &Value) ->
     }
     let waiting = state.restored.waiting.len() as u64;
     row("forgets pending", count(waiting), if waiting > 0 { Tone::Strong } else { Tone::Good });
+    let unpurged = status["forgets"]["pending"]["published"].as_u64().unwrap_or(0);
+    row("forgets to purge", count(unpurged), if unpurged > 0 { Tone::Plain } else { Tone::Good });
     row("fences", count(state.restored.fences.len()), Tone::Plain);
     for (topic, behind) in lag {
         let value = behind.map_or("the broker does not answer".to_owned(), |behind| count(behind.unsigned_abs()));

@@ -32,6 +32,7 @@ pub struct Config {
     pub model: Params,
     pub generation: Generation,
     pub store: Store,
+    pub purge: Purge,
     pub receipts: Receipts,
     pub http: Http,
     pub log: Log,
@@ -86,6 +87,36 @@ pub struct Store {
     pub path: PathBuf,
 }
 
+/// When and how far forgets are purged: `store.purge_interval`, `topics.purge_proof`, `topics.heartbeat`.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    /// Forgets that were published since are purged together.
+    pub interval: Duration,
+    pub proof: TopicProof,
+    /// Time between two records that make the segments of the factors topic roll.
+    pub heartbeat: Duration,
+}
+
+/// What must be gone from the factors topic before a forget counts as purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicProof {
+    /// Nothing: only the disk is looked at.
+    None,
+    /// Every row that was removed or replaced.
+    Rows,
+    /// Also the tombstones, which hold the names.
+    Names,
+}
+
+impl TopicProof {
+    pub const CHOICES: [(&'static str, TopicProof); 3] =
+        [("none", TopicProof::None), ("rows", TopicProof::Rows), ("names", TopicProof::Names)];
+
+    pub fn name(self) -> &'static str {
+        TopicProof::CHOICES[self as usize].0
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Receipts {
     /// Ed25519 key file (PKCS#8 PEM); default: `receipts.pem` in the state directory, made at the first start.
@@ -138,6 +169,11 @@ impl Config {
                 forget_delay: settings.duration("generation.forget_delay", Duration::ZERO..=LONGEST_WAIT)?,
             },
             store: Store { path: settings.text_within("store.path", 4096)?.into() },
+            purge: Purge {
+                interval: settings.duration("store.purge_interval", Duration::from_millis(100)..=LONGEST_WAIT)?,
+                proof: settings.choice("topics.purge_proof", &TopicProof::CHOICES)?,
+                heartbeat: settings.duration("topics.heartbeat", Duration::from_millis(100)..=LONGEST_WAIT)?,
+            },
             receipts: Receipts { signing_key: settings.path_if_set("receipts.signing_key")? },
             http: http(&settings)?,
             log: Log {

@@ -48,7 +48,7 @@ impl Config {
             ("topics", self.topics_section()),
             ("model", self.model_section()),
             ("generation", self.generation_section()),
-            ("store", table([("path", text(self.store.path.display()))])),
+            ("store", table([("path", text(self.store.path.display())), ("purge_interval", duration(self.purge.interval))])),
             ("receipts", self.receipts.signing_key.iter().map(|path| ("signing_key".to_owned(), text(path.display()))).collect()),
             ("http", self.http_section()),
             ("log", table([("level", text(&self.log.level)), ("format", text(log_format(self.log.format)))])),
@@ -79,6 +79,8 @@ impl Config {
             ("generations", text(&self.topics.generations)),
             ("receipts", text(&self.topics.receipts)),
             ("dead_letters", text(&self.topics.dead_letters)),
+            ("purge_proof", text(self.purge.proof.name())),
+            ("heartbeat", duration(self.purge.heartbeat)),
         ])
     }
 

@@ -51,6 +51,8 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.generation.forget_delay, Duration::from_millis(100));
     assert_eq!(config.store.path, Path::new("state"));
     assert_eq!(config.receipts.signing_key, None);
+    assert_eq!((config.purge.interval, config.purge.heartbeat), (Duration::from_secs(10), Duration::from_secs(60)));
+    assert_eq!(config.purge.proof, TopicProof::Rows);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:9464");
     assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Text));
 }

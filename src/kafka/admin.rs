@@ -2,12 +2,14 @@
 
 mod outlet;
 mod plan;
+mod proof;
 mod reader;
 #[cfg(test)]
 mod tests;
 
 pub use outlet::{Outlet, OutletError};
 pub use plan::{Difference, Need, Role, Setting, TopicPlan};
+pub use proof::{Finding, HEARTBEAT, ProofError, Prover, Question};
 pub use reader::{ReadError, TopicRecord, end_offsets, follow_topic, read_topic};
 
 use std::collections::BTreeMap;
@@ -110,8 +112,23 @@ fn check(admin: &Admin, settings: &ClientSettings, topic: &TopicPlan) -> Result<
     let resources = resources.map_err(|code| failed(KafkaError::AdminOp(code)))?;
     let entries = resources.into_iter().flat_map(|resource| resource.entries);
     let actual: BTreeMap<String, String> = entries.filter_map(|entry| Some((entry.name, entry.value?))).collect();
-    let differences = topic.differences(&actual);
+    let mut differences = topic.differences(&actual);
+    if actual.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        differences.extend(cleaners_off(admin));
+    }
     Ok(if differences.is_empty() { Outcome::Fine } else { Outcome::Differs(differences) })
+}
+
+/// The first broker that never compacts. One that does not tell its settings is no finding: that takes rights over the
+/// cluster, which whoever checks a topic need not have.
+fn cleaners_off(admin: &Admin) -> Option<Difference> {
+    let known = admin.inner().fetch_metadata(None, ANSWER).ok()?;
+    let brokers: Vec<ResourceSpecifier> = known.brokers().iter().map(|broker| ResourceSpecifier::Broker(broker.id())).collect();
+    // The protocol takes the settings of one broker at a time.
+    let described = brokers.iter().filter_map(|broker| block_on(admin.describe_configs([broker], &options())).ok());
+    let entries = described.flatten().filter_map(Result::ok).flat_map(|broker| broker.entries);
+    let mut cleaners = entries.filter(|entry| entry.name == plan::CLEANER.key);
+    cleaners.find_map(|entry| plan::CLEANER.difference(&entry.value?))
 }
 
 /// Waits on this thread for a future that another thread completes. The admin calls have no blocking form, and a runtime

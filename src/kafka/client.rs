@@ -147,9 +147,21 @@ pub(super) fn source_config(settings: &ClientSettings) -> Result<ClientConfig, C
 }
 
 /// For one pass over a topic by hand-assigned partitions; the group is named because librdkafka wants one, never joined.
-pub(super) fn reader_config(settings: &ClientSettings) -> Result<ClientConfig, ClientError> {
-    let owned = [("group.id", settings.group.as_str()), ("enable.partition.eof", "true")];
-    config(settings, &[("fetch.queue.backoff.ms", "10")], &[&owned[..], &READING[..]].concat())
+pub(super) fn reader_config(settings: &ClientSettings, seen: Seen) -> Result<ClientConfig, ClientError> {
+    let mut owned = READING.to_vec();
+    owned.extend([("group.id", settings.group.as_str()), ("enable.partition.eof", "true")]);
+    if seen == Seen::Everything {
+        owned.push(("isolation.level", "read_uncommitted"));
+    }
+    config(settings, &[("fetch.queue.backoff.ms", "10")], &owned)
+}
+
+/// Which records a pass over a topic sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Committed,
+    /// Also those of transactions that failed: they are in the topic like any other.
+    Everything,
 }
 
 /// Common to all that read.
@@ -356,7 +368,7 @@ mod tests {
         let settings = with("client.rack", "a");
         for config in [
             source_config(&settings).unwrap(),
-            reader_config(&settings).unwrap(),
+            reader_config(&settings, Seen::Committed).unwrap(),
             admin_config(&settings).unwrap(),
             producer_config(&settings, Promise::Transaction, Some("id")).unwrap(),
             producer_config(&settings, Promise::Idempotence, None).unwrap(),

@@ -63,6 +63,14 @@ pub enum Happening<'a> {
     SolverFailed { reason: &'a str },
     /// A parcel was not acknowledged and will be sent again.
     PublishFailed { reason: &'a str },
+    /// The disk holds nothing more of what was forgotten: so many table files, of so many bytes, were written anew.
+    Erased { files: u64, bytes: u64, seconds: f64 },
+    /// The factors topic was looked at. No log line.
+    TopicLooked { seconds: f64 },
+    /// A purge was not done or not proven and will be tried again; `reason` names files, partitions and offsets only.
+    PurgeFailed { reason: &'a str },
+    /// For how long the oldest published forget waits to be purged; 0 when none does. No log line.
+    Unpurged { oldest_seconds: f64 },
 }
 
 /// A generation, as numbers.
@@ -134,6 +142,9 @@ impl Metrics {
         for phase in PHASES {
             declared.generation_duration.with_label_values(&[phase]);
         }
+        for phase in ["disk", "topic"] {
+            declared.purge_duration.with_label_values(&[phase]);
+        }
         for certified in ["true", "false"] {
             declared.generations.with_label_values(&[certified]);
         }
@@ -183,6 +194,17 @@ impl Metrics {
                 to.publish_failures.inc();
                 warn!(reason, "not published; it will be sent again");
             }
+            Happening::Erased { files, bytes, seconds } => {
+                to.purge_duration.with_label_values(&["disk"]).observe(seconds);
+                to.purge_bytes.inc_by(bytes);
+                info!(files, bytes, seconds, "purged from the disk");
+            }
+            Happening::TopicLooked { seconds } => to.purge_duration.with_label_values(&["topic"]).observe(seconds),
+            Happening::PurgeFailed { reason } => {
+                to.purge_failures.inc();
+                warn!(reason, "not purged; it will be tried again");
+            }
+            Happening::Unpurged { oldest_seconds } => to.purge_oldest.set(oldest_seconds),
         }
     }
 

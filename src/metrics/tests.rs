@@ -72,6 +72,10 @@ fn eventful() -> Metrics {
         Happening::StoreBytes { family: "interactions", bytes: 4096 },
         Happening::SolverFailed { reason: "row 3" },
         Happening::PublishFailed { reason: "broker away" },
+        Happening::Erased { files: 3, bytes: 700, seconds: 0.02 },
+        Happening::TopicLooked { seconds: 0.2 },
+        Happening::PurgeFailed { reason: "a snapshot is open" },
+        Happening::Unpurged { oldest_seconds: 12.0 },
     ];
     all.iter().for_each(|happening| metrics.observe(happening));
     metrics
@@ -107,6 +111,7 @@ fn closed_sets_begin_at_zero() {
     has(&text, "nepenthe_generation_duration_seconds_count{phase=\"publish\"} 0");
     has(&text, "nepenthe_published_records_total{topic=\"receipts\"} 0");
     has(&text, "nepenthe_store_bytes{family=\"fences\"} 0");
+    has(&text, "nepenthe_purge_duration_seconds_count{phase=\"topic\"} 0");
     has(&text, "nepenthe_generation 0");
 }
 
@@ -116,6 +121,10 @@ fn what_happens_is_counted() {
     has(&text, "nepenthe_events_total{kind=\"interaction\",outcome=\"accepted\"} 41");
     has(&text, "nepenthe_dead_letters_total{error=\"not_json\"} 1");
     has(&text, "nepenthe_forgets_total{status=\"rejected\"} 1");
+    has(&text, "nepenthe_purge_rewritten_bytes_total 700");
+    has(&text, "nepenthe_purge_duration_seconds_count{phase=\"disk\"} 1");
+    has(&text, "nepenthe_purge_failures_total 1");
+    has(&text, "nepenthe_purge_oldest_seconds 12");
     has(&text, "nepenthe_forget_duration_seconds_bucket{stage=\"published\",le=\"0.1\"} 0");
     has(&text, "nepenthe_forget_duration_seconds_bucket{stage=\"published\",le=\"0.25\"} 1");
     has(&text, "nepenthe_forgets_pending{stage=\"accepted\"} 2");

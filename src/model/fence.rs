@@ -74,6 +74,14 @@ impl HashKey {
         u64::from_le_bytes(bytes)
     }
 
+    /// Stands for the key of a record on the factors topic once its name is gone.
+    pub fn record(&self, key: &[u8]) -> Subject {
+        let mut subject = Subject::default();
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        subject.copy_from_slice(&hasher.update(b"t").update(key).finalize().as_bytes()[..16]);
+        subject
+    }
+
     /// Tells another key from this one without giving it away.
     pub fn check(&self) -> Subject {
         self.subject(b'k', &[])

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::als::RowFailed;
 use super::digest::LtHash;
 use super::factors::{Factors, Side, Table, initial_row};
+use super::fence::Subject;
 use super::play::{Play, Row, fold_user};
 use super::processor::State;
 use super::ratings::{Builder, Ratings};
@@ -77,11 +78,20 @@ pub struct NewGeneration {
     pub outbox: Vec<Outgoing>,
 }
 
+/// A name that is gone with its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    pub side: Side,
+    pub number: u32,
+    /// Keyed hash of the key that its records have on the factors topic.
+    pub key: Subject,
+}
+
 /// What the publication of a generation changes in the store.
 #[derive(Debug, Default)]
 pub struct Published {
     /// Names whose rows are gone for good.
-    pub forgotten: Vec<(Side, u32)>,
+    pub forgotten: Vec<Gone>,
     pub requests: Vec<(RequestKey, Request)>,
     pub outbox: Vec<Outgoing>,
 }
@@ -255,9 +265,13 @@ impl State {
         for &(side, row, change) in rows {
             // Somebody who came back since the cut keeps the name, and has a row in the next generation.
             let back = self.dirty[side as usize].contains(row) || ratings[side as usize].degree(row as usize) > 0;
-            if change != RowChange::Put && !back && self.dictionary.name(side, row).is_some() {
+            if change != RowChange::Put
+                && !back
+                && let Some(name) = self.dictionary.name(side, row)
+            {
+                let key = self.fences.key().record(side.key(name).as_bytes());
+                published.forgotten.push(Gone { side, number: row, key });
                 self.dictionary.remove(side, row);
-                published.forgotten.push((side, row));
             }
         }
         let served: Vec<RequestKey> = self

@@ -371,6 +371,7 @@ fn accepted(forget: &Forget, erased: &[Play], now: Millis) -> Request {
         generation: None,
         certificate: None,
         exactness: vec!["E0".to_owned()],
+        purged_from: Vec::new(),
         error: None,
     };
     Request { content: forget.content, receipt, users: rows(|play| play.user), items: rows(|play| play.item) }
@@ -386,6 +387,7 @@ fn rejected(forget: &Forget) -> Receipt {
         generation: None,
         certificate: None,
         exactness: Vec::new(),
+        purged_from: Vec::new(),
         error: Some("this request_id was used for another request; send it again under a new one".to_owned()),
     }
 }

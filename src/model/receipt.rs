@@ -26,7 +26,7 @@ pub enum Status {
     Unlearned,
     /// That generation is readable on the factors topic.
     Published,
-    /// The bytes are gone from the disk.
+    /// What [`Receipt::purged_from`] names was looked at, and holds nothing of it any more.
     Purged,
     Rejected,
 }
@@ -143,6 +143,10 @@ pub struct Receipt {
     pub certificate: Option<Certificate>,
     /// Rungs of the ladder that hold: `E0` the data is gone from the store, `E1` the certificate is below tolerance.
     pub exactness: Vec<String>,
+    /// Once purged, of what that was proven: `disk` the state directory, `rows` the replaced and removed rows of the factors
+    /// topic, `names` also the tombstones there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub purged_from: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

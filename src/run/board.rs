@@ -69,6 +69,8 @@ struct Shown {
     model: Option<Arc<Model>>,
     observed: Option<Millis>,
     keys: Value,
+    /// See [`super::purging`].
+    purging: Value,
 }
 
 /// The shared board.
@@ -124,6 +126,10 @@ impl Board {
 
     pub(super) fn ended(&self, reason: String) {
         self.shown().ended = Some(reason);
+    }
+
+    pub(super) fn purging(&self, purging: Value) {
+        self.shown().purging = purging;
     }
 
     #[allow(clippy::too_many_arguments, reason = "one look at everything, made in one place")]
@@ -208,6 +214,7 @@ impl Views for Board {
             "rank_binds": certificate.map(|certificate| certificate.rank_binds),
             "digest": manifest.map(|manifest| &manifest.digest),
             "forgets": {"pending": shown.pending, "oldest_seconds": shown.oldest_seconds},
+            "purge": shown.purging,
             "fences": shown.fences,
             "lag": lag,
             "rebalances": shown.source.rebalances,

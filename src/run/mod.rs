@@ -4,6 +4,8 @@ pub mod board;
 pub mod keyring;
 pub mod keys;
 pub mod parcel;
+pub mod purger;
+pub mod purging;
 pub mod service;
 #[cfg(test)]
 mod simulation;
@@ -22,6 +24,7 @@ use crate::config::Config;
 use crate::http::guard::{Guard, TokenTooShort};
 use crate::http::{HttpError, Server, Views};
 use crate::kafka::Bell;
+use crate::kafka::admin::Prover;
 use crate::kafka::client::ClientSettings;
 use crate::kafka::sink::KafkaSink;
 use crate::kafka::source::{KafkaSource, SourceError, SourceLimits};
@@ -37,6 +40,7 @@ use crate::store::{Family, Store, StoreError};
 use board::Board;
 use keyring::Keyring;
 use keys::Signer;
+use purger::{ThreadPurger, Worker};
 use service::{Parts, Ports, Service, TurnError};
 use solver::{Progress, ThreadSolver};
 
@@ -68,7 +72,7 @@ pub enum RunError {
     Metrics(#[from] MetricsError),
     #[error("cannot start the solver's threads: {0}; lower model.threads")]
     Threads(#[from] rayon::ThreadPoolBuildError),
-    #[error("cannot start the loop: {0}")]
+    #[error("cannot start a thread: {0}")]
     Spawn(std::io::Error),
     #[error(transparent)]
     Turn(#[from] TurnError),
@@ -112,7 +116,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     metrics.expect(&[&topics.factors, &topics.generations, &topics.receipts, &topics.dead_letters], &Family::ALL.map(Family::name));
     let progress = Arc::new(Progress::default());
     let bell = Bell::default();
-    let board = Arc::new(Board::new(store, key.clone(), metrics.clone(), progress.clone(), now()));
+    let board = Arc::new(Board::new(store.clone(), key.clone(), metrics.clone(), progress.clone(), now()));
     board.keys(&keyring);
     let solver = ThreadSolver::new(config.model.threads, progress, bell.clone())?;
     let settings = ClientSettings {
@@ -130,15 +134,17 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     member.properties.entry("session.timeout.ms".to_owned()).or_insert_with(|| "10000".to_owned());
     let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
     let transactional_id = config.kafka.transactions.then(|| format!("{}-{installation}", config.kafka.group));
+    let worker = Worker::new(store, Prover::new(settings.clone(), config.topics.factors.clone()), key);
+    let purger = ThreadPurger::start(worker, bell.clone()).map_err(RunError::Spawn)?;
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
-    let (topics, timing) = (config.topics.clone(), config.generation.clone());
-    let service = Service::new(Parts { state, tables, topics, timing, signer, metrics, board: board.clone() }, now())?;
+    let (topics, timing, purge) = (config.topics.clone(), config.generation.clone(), config.purge.clone());
+    let service = Service::new(Parts { state, tables, topics, timing, purge, signer, metrics, board: board.clone() }, now())?;
     let guard = guard(config.http.token_file.as_deref())?;
     let server = Server::start(config.http.listen, guard, board.clone())?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, ended) = sync_channel(1);
-    let looping = Loop { service, source, sink, solver, stop: stop.clone(), bell: bell.clone() };
+    let looping = Loop { service, source, sink, solver, purger, stop: stop.clone(), bell: bell.clone() };
     let told = board.clone();
     let thread = std::thread::Builder::new()
         .name("loop".into())
@@ -218,19 +224,20 @@ struct Loop {
     source: KafkaSource,
     sink: KafkaSink,
     solver: ThreadSolver,
+    purger: ThreadPurger,
     stop: Arc<AtomicBool>,
     bell: Bell,
 }
 
 impl Loop {
     fn run(self) -> Result<(), TurnError> {
-        let Loop { mut service, mut source, mut sink, mut solver, stop, bell } = self;
+        let Loop { mut service, mut source, mut sink, mut solver, mut purger, stop, bell } = self;
         let mut observed = 0;
         let mut drain_until = None;
         loop {
             let at = now();
             let stopping = stop.load(Ordering::Relaxed);
-            let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver };
+            let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger: &mut purger };
             let progress = service.turn(&mut ports, at, !stopping)?;
             if at - observed >= OBSERVE_EVERY {
                 service.observe(&source, at);

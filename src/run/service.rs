@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{Generation, Topics};
+use crate::config::{Generation, Purge, Topics};
 use crate::kafka::{Batch, Parceled, Positions, Sink, Source};
 use crate::metrics::{Committed, Happening, Metrics};
 use crate::model::factors::Side;
@@ -15,6 +15,8 @@ use crate::model::{Millis, receipt};
 use crate::run::board::{Board, Phase};
 use crate::run::keys::Signer;
 use crate::run::parcel::{Packer, factor_ends};
+use crate::run::purger::Purger;
+use crate::run::purging::Purging;
 use crate::run::solver::{Solved, Solver};
 use crate::store::StoreError;
 use crate::store::tables::Tables;
@@ -30,6 +32,7 @@ pub struct Ports<'p> {
     pub source: &'p mut dyn Source,
     pub sink: &'p mut dyn Sink,
     pub solver: &'p mut dyn Solver,
+    pub purger: &'p mut dyn Purger,
 }
 
 /// Why the loop ends: its state and the store's may no longer agree. A restart goes on from the last commit.
@@ -81,6 +84,7 @@ pub struct Parts {
     pub tables: Tables,
     pub topics: Topics,
     pub timing: Generation,
+    pub purge: Purge,
     pub signer: Signer,
     pub metrics: Arc<Metrics>,
     pub board: Arc<Board>,
@@ -110,6 +114,7 @@ pub struct Service {
     freeze_seconds: f64,
     sink_pause: Backoff,
     solver_pause: Backoff,
+    pub(super) purging: Purging,
 }
 
 impl Service {
@@ -118,7 +123,8 @@ impl Service {
     /// # Errors
     /// [`StoreError`] when the outbox cannot be read.
     pub fn new(parts: Parts, now: Millis) -> Result<Service, StoreError> {
-        let Parts { state, tables, topics, timing, signer, metrics, board } = parts;
+        let Parts { state, tables, topics, timing, purge, signer, metrics, board } = parts;
+        let purging = Purging::new(purge, &tables, now)?;
         let (outbox, unpublished) = tables.outbox_len()?;
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {
@@ -140,6 +146,7 @@ impl Service {
             freeze_seconds: 0.0,
             sink_pause: Backoff::default(),
             solver_pause: Backoff::default(),
+            purging,
         };
         service.show_model();
         if let Some(current) = service.state.current() {
@@ -195,6 +202,7 @@ impl Service {
             self.freeze(ports.solver, now)?;
             progress = true;
         }
+        progress |= self.purge(ports.purger, now)?;
         self.board.phase(self.phase());
         Ok(progress)
     }
@@ -356,6 +364,7 @@ impl Service {
         self.tables.commit_delivered(&sending.sequences, Some((&published, current)))?;
         self.outbox += published.outbox.len() as u64;
         self.unpublished = false;
+        self.purging.published(&published.requests, now);
         published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
         for (seen, count) in std::mem::take(&mut self.ages_under_way) {
             self.metrics.observe(&Happening::EventAge { seconds: (now - seen).max(0) as f64 / 1e3, count });

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::board::Board;
 use super::keys::Signer;
+use super::purger::Idle;
 use super::service::{Parts, Ports, Service};
 use super::solver::{Progress, Solved, Solver};
-use crate::config::{Generation, Topics};
+use crate::config::{Generation, Purge, TopicProof, Topics};
 use crate::kafka::{Batch, OutRecord, Parcel, Parceled, Positions, Record, Sink, Source, SourceState};
 use crate::metrics::Metrics;
 use crate::model::digest::LtHash;
@@ -167,9 +168,10 @@ pub(in crate::run) fn open(world: &World, params: &Params) -> (Service, Shell) {
     let metrics = Arc::new(Metrics::new(Refusal::CODES).unwrap());
     let board = Arc::new(Board::new(store, key(), metrics.clone(), Arc::new(Progress::default()), 0));
     let timing = Generation { max_delay: Duration::from_secs(5), max_events: 12, forget_delay: Duration::from_millis(300) };
+    let purge = Purge { interval: Duration::from_secs(9), proof: TopicProof::Rows, heartbeat: Duration::from_secs(9) };
     let dir = tempfile::tempdir().unwrap();
     let signer = Signer::open(&dir.path().join("key.pem")).unwrap();
-    let service = Service::new(Parts { state, tables, topics: topics(), timing, signer, metrics, board }, 0).unwrap();
+    let service = Service::new(Parts { state, tables, topics: topics(), timing, purge, signer, metrics, board }, 0).unwrap();
     (service, Shell { next, ..Shell::default() })
 }
 
@@ -181,7 +183,7 @@ pub(in crate::run) fn turn(world: &mut World, service: &mut Service, shell: &mut
         let mut source = In(shell, world);
         let mut solver = Solve(&mut job, solve);
         let mut sink = Out(&mut parcel, &mut outputs, &mut fail);
-        let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver };
+        let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger: &mut Idle };
         service.turn(&mut ports, now, true).unwrap()
     };
     (shell.job, shell.parcel, shell.fail_send) = (job, parcel, fail);

@@ -84,6 +84,11 @@ impl Service {
             oldest = oldest.min(request.receipt.stages.accepted).or(request.receipt.stages.accepted);
         }
         let oldest_seconds = oldest.map_or(0.0, |at: jiff::Timestamp| (now - at.as_millisecond()).max(0) as f64 / 1e3);
+        let (unpurged, published) = self.purging.pending();
+        stages.insert(Status::Published.name(), unpurged);
+        let unpurged_seconds = published.map_or(0.0, |at| (now - at).max(0) as f64 / 1e3);
+        self.metrics.observe(&Happening::Unpurged { oldest_seconds: unpurged_seconds });
+        self.board.purging(self.purging.shown());
         let stages: Vec<_> = stages.into_iter().collect();
         self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
         let sizes = self.tables.store().sizes();

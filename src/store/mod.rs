@@ -1,11 +1,15 @@
 //! The store: ordered families of bytes behind a small trait, RocksDB and its in-memory twin, and the rows in them.
 
+pub mod erasure;
 pub mod memory;
+pub mod residue;
 pub mod rocks;
 pub mod rows;
 pub mod tables;
 
 use std::ops::ControlFlow;
+
+pub use erasure::{EraseStep, Erased, KeyRange};
 
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,6 +167,16 @@ pub trait Store: Send + Sync {
 
     /// Bytes that each family takes, roughly.
     fn sizes(&self) -> Vec<(Family, u64)>;
+
+    /// Makes the bytes of rows that were deleted or replaced before this call disappear from the disk, for rows with keys
+    /// in `ranges`, and looks whether they did. Reading and writing go on meanwhile. `go_on` is asked before each step;
+    /// what was done stays done when it says no.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store itself failed; that something is left is an [`Erased`] with a `leftover`.
+    fn erase(&self, _ranges: &[KeyRange], _go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+        Ok(Erased::of_view())
+    }
 }
 
 /// The end of all keys that start with `prefix`: the next prefix of the same length, `None` past the last.
@@ -178,5 +192,7 @@ pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
+#[cfg(test)]
+pub(crate) mod canary;
 #[cfg(test)]
 mod conformance;

@@ -8,7 +8,7 @@ use rocksdb::{BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCom
 use rocksdb::{Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::rows::{FORMAT, FORMAT_KEY};
-use super::{Batch, Change, Family, Store, StoreError, Visit};
+use super::{Batch, Change, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure};
 
 /// A RocksDB directory, held by this process alone (or opened for reading only).
 pub struct RocksStore {
@@ -57,7 +57,7 @@ impl RocksStore {
                 check_format(&open_read_only(path)?, path)?;
             }
         }
-        let mut options = options();
+        let mut options = rolling(options())?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, families()).map_err(|e| opening(path, &e))?;
@@ -83,12 +83,17 @@ impl RocksStore {
         Ok(RocksStore { db, _lock: None })
     }
 
+    #[cfg(test)]
+    pub(super) fn db(&self) -> &DB {
+        &self.db
+    }
+
     fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
         handle(&self.db, family)
     }
 }
 
-fn handle(db: &DB, family: Family) -> Result<&ColumnFamily, StoreError> {
+pub(super) fn handle(db: &DB, family: Family) -> Result<&ColumnFamily, StoreError> {
     db.cf_handle(family.name()).ok_or_else(|| StoreError::damaged(family, b"", "the column family is missing"))
 }
 
@@ -139,6 +144,10 @@ impl Store for RocksStore {
         };
         Family::ALL.map(|family| (family, size(family))).into()
     }
+
+    fn erase(&self, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+        erasure::erase(&self.db, ranges, go_on)
+    }
 }
 
 /// Settings that erasure needs: small files, no recycled logs (their tails keep old bytes), no keys in LOG.
@@ -150,6 +159,12 @@ fn options() -> Options {
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(1 << 20);
     options
+}
+
+/// A manifest lists the first and last keys of every file, also of files that are gone: each change begins a new one.
+/// It is some hundred bytes a file, so this costs less than the file that it announces. The setters alone do not roll it.
+fn rolling(mut options: Options) -> Result<Options, StoreError> {
+    options.get_options_from_string("max_manifest_file_size=1;max_manifest_space_amp_pct=0").map_err(|e| failed("configure", &e))
 }
 
 fn families() -> Vec<ColumnFamilyDescriptor> {
@@ -210,7 +225,7 @@ fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
 }
 
 /// A flipped bit shows when its block is read, not when the files are opened.
-fn failed(action: &'static str, error: &rocksdb::Error) -> StoreError {
+pub(super) fn failed(action: &'static str, error: &rocksdb::Error) -> StoreError {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => {
             StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail: format!("cannot {action}: {error}") }
@@ -219,7 +234,7 @@ fn failed(action: &'static str, error: &rocksdb::Error) -> StoreError {
     }
 }
 
-fn io(action: &'static str, cause: impl std::fmt::Display) -> StoreError {
+pub(super) fn io(action: &'static str, cause: impl std::fmt::Display) -> StoreError {
     StoreError::Io { action, cause: cause.to_string() }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Batch, Family, Store, StoreError, after, rows};
+use super::{Batch, Family, Store, StoreError, after, residue, rows};
 use crate::model::Objective;
 use crate::model::dictionary::Dictionary;
 use crate::model::digest::LtHash;
@@ -32,6 +32,8 @@ pub struct Tables {
     store: Arc<dyn Store>,
     /// Sequence number of the next outbox row.
     sequence: u64,
+    /// Tells residue of before an erasure from what came during it.
+    pub(super) mark: u64,
 }
 
 impl Tables {
@@ -62,12 +64,13 @@ impl Tables {
         if !batch.is_empty() {
             store.write(&batch)?;
         }
-        Ok(Tables { store, sequence })
+        let mark = residue::first_mark(&*store)?;
+        Ok(Tables { store, sequence, mark })
     }
 
     /// For reading only: nothing is checked but what is read, nothing is written.
     pub fn reading(store: Arc<dyn Store>) -> Tables {
-        Tables { store, sequence: 0 }
+        Tables { store, sequence: 0, mark: 0 }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -102,6 +105,7 @@ impl Tables {
         for play in &step.erased {
             batch.delete(Family::Interactions, &rows::play_key(play));
         }
+        residue::put_erased(&mut batch, &step.erased, self.mark);
         for &(side, number) in &step.identities {
             let Some(name) = dictionary.name(side, number) else { continue };
             batch.put(Family::Identities, &rows::identity_key(side, number), &rows::versioned(name.as_bytes()));
@@ -151,9 +155,10 @@ impl Tables {
             batch.delete(Family::Outbox, &sequence.to_be_bytes());
         }
         if let Some((published, current)) = published {
-            for &(side, number) in &published.forgotten {
-                batch.delete(Family::Identities, &rows::identity_key(side, number));
+            for gone in &published.forgotten {
+                batch.delete(Family::Identities, &rows::identity_key(gone.side, gone.number));
             }
+            residue::put_gone(&mut batch, &published.forgotten, current.manifest.generation, self.mark);
             put_current(&mut batch, current)?;
             put_requests(&mut batch, &published.requests)?;
             self.put_outbox(&mut batch, &published.outbox)?;
@@ -198,7 +203,7 @@ impl Tables {
         Ok((n, generation))
     }
 
-    fn put_outbox(&mut self, batch: &mut Batch, messages: &[Outgoing]) -> Result<(), StoreError> {
+    pub(super) fn put_outbox(&mut self, batch: &mut Batch, messages: &[Outgoing]) -> Result<(), StoreError> {
         for message in messages {
             batch.put(Family::Outbox, &self.sequence.to_be_bytes(), &rows::outgoing(message)?);
             self.sequence += 1;
@@ -326,12 +331,12 @@ pub fn request(store: &dyn Store, key: &RequestKey) -> Result<Option<Request>, S
     store.get(Family::Ledger, key)?.map(|value| rows::from_json(Family::Ledger, key, &value)).transpose()
 }
 
-fn each(store: &dyn Store, family: Family, visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+pub(super) fn each(store: &dyn Store, family: Family, visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
     within(store, family, b"", visit)
 }
 
 /// Visits all rows under a prefix; the first error ends it.
-fn within(
+pub(super) fn within(
     store: &dyn Store,
     family: Family,
     prefix: &[u8],
@@ -354,7 +359,7 @@ fn put_current(batch: &mut Batch, current: &Current) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn put_requests(batch: &mut Batch, requests: &[(RequestKey, Request)]) -> Result<(), StoreError> {
+pub(super) fn put_requests(batch: &mut Batch, requests: &[(RequestKey, Request)]) -> Result<(), StoreError> {
     for (key, request) in requests {
         batch.put(Family::Ledger, key, &rows::json(request)?);
     }

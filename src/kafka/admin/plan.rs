@@ -73,19 +73,18 @@ impl TopicPlan {
 
     /// What of `actual` (setting → value) is weaker than planned.
     pub fn differences(&self, actual: &BTreeMap<String, String>) -> Vec<Difference> {
-        let differing = self.settings.iter().filter(|setting| !actual.get(setting.key).is_some_and(|is| setting.accepts(is)));
-        differing
-            .map(|setting| Difference {
-                setting: setting.key,
-                is: actual.get(setting.key).cloned().unwrap_or_default(),
-                should: setting.should(),
-                why: setting.why,
-            })
-            .collect()
+        let is = |setting: &Setting| actual.get(setting.key).map_or("", String::as_str);
+        self.settings.iter().filter_map(|setting| setting.difference(is(setting))).collect()
     }
 }
 
 impl Setting {
+    /// The difference that a setting found to be `is` makes.
+    pub(super) fn difference(&self, is: &str) -> Option<Difference> {
+        let difference = || Difference { setting: self.key, is: is.to_owned(), should: self.should(), why: self.why };
+        (!self.accepts(is)).then(difference)
+    }
+
     fn accepts(&self, is: &str) -> bool {
         let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
         let numbers = || Some((is.parse::<f64>().ok()?, self.value.parse::<f64>().ok()?));
@@ -134,7 +133,15 @@ const TOMBSTONES: Setting = setting(
     "a reader that is away for longer misses the tombstone and keeps the forgotten row",
 );
 
-static FACTORS: [Setting; 5] = [COMPACT, DIRTY_RATIO, COMPACTION_LAG, ROLL, TOMBSTONES];
+/// Brokers' default is 0.
+const NO_LAG: Setting =
+    setting("min.compaction.lag.ms", "0", Need::AtMost, "so long a broker cleans nothing that is newer, a forgotten row neither");
+
+static FACTORS: [Setting; 6] = [COMPACT, DIRTY_RATIO, NO_LAG, COMPACTION_LAG, ROLL, TOMBSTONES];
+
+/// Of a broker: what makes all of the above idle.
+pub(super) const CLEANER: Setting =
+    setting("log.cleaner.enable", "true", Need::Words, "this broker never compacts: nothing that was forgotten leaves it");
 
 static GENERATIONS: [Setting; 4] = [
     COMPACT_DELETE,
@@ -194,9 +201,10 @@ mod tests {
         assert_eq!(with("cleanup.policy", "compact,delete").len(), 1);
         assert_eq!(with("delete.retention.ms", "86400000").len(), 1);
         assert_eq!(with("max.compaction.lag.ms", "9223372036854775807").len(), 1);
+        assert_eq!(with("min.compaction.lag.ms", "60000").len(), 1);
         assert_eq!(with("min.cleanable.dirty.ratio", "0.001"), []);
         assert_eq!(with("delete.retention.ms", "1209600000"), []);
-        assert_eq!(plan.differences(&BTreeMap::new()).len(), 5, "what the broker does not tell is not taken for granted");
+        assert_eq!(plan.differences(&BTreeMap::new()).len(), 6, "what the broker does not tell is not taken for granted");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rdkafka::message::Headers;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::Positions;
-use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, creation_error, explain, now, reader_config};
+use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, Seen, creation_error, explain, now, reader_config};
 
 /// How long a topic may stand still before its end before that is an error.
 const STALL: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ pub enum ReadError {
 }
 
 /// A consumer of one topic by hand-assigned partitions.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     settings: &'a ClientSettings,
     topic: &'a str,
     consumer: BaseConsumer<Plain>,
@@ -63,7 +63,7 @@ struct Reader<'a> {
 /// # Errors
 /// [`ReadError`] when the topic is missing or the brokers do not answer.
 pub fn end_offsets(settings: &ClientSettings, topic: &str) -> Result<Positions, ReadError> {
-    Reader::open(settings, topic)?.ends()
+    Reader::open(settings, topic, Seen::Committed)?.ends()
 }
 
 /// Hands over every committed record of the topic, in order within each partition, from the first to `upto` (exclusive), or
@@ -78,7 +78,7 @@ pub fn read_topic(
     upto: Option<&Positions>,
     each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
 ) -> Result<Positions, ReadError> {
-    let reader = Reader::open(settings, topic)?;
+    let reader = Reader::open(settings, topic, Seen::Committed)?;
     let mut ends = reader.ends()?;
     if let Some(upto) = upto {
         ends.retain(|place, end| upto.get(place).inspect(|&&to| *end = to).is_some());
@@ -101,7 +101,7 @@ pub fn follow_topic(
     mut each: impl FnMut(TopicRecord<'_>) -> ControlFlow<()>,
 ) -> Result<(Positions, bool), ReadError> {
     let until = now() + patience;
-    let reader = Reader::open(settings, topic)?;
+    let reader = Reader::open(settings, topic, Seen::Committed)?;
     let mut positions: Positions =
         reader.partitions()?.into_iter().map(|place| (place.clone(), from.get(&place).copied().unwrap_or(0))).collect();
     reader.assign(&positions)?;
@@ -121,8 +121,9 @@ pub fn follow_topic(
 }
 
 impl<'a> Reader<'a> {
-    fn open(settings: &'a ClientSettings, topic: &'a str) -> Result<Reader<'a>, ReadError> {
-        let consumer = reader_config(settings)?.create_with_context(Plain).map_err(|error| creation_error("consumer", settings, error))?;
+    pub(super) fn open(settings: &'a ClientSettings, topic: &'a str, seen: Seen) -> Result<Reader<'a>, ReadError> {
+        let consumer =
+            reader_config(settings, seen)?.create_with_context(Plain).map_err(|error| creation_error("consumer", settings, error))?;
         Ok(Reader { settings, topic, consumer })
     }
 
@@ -130,7 +131,7 @@ impl<'a> Reader<'a> {
         ReadError::Broker { what, topic: self.topic.to_owned(), reason: explain(&self.settings.brokers, &error) }
     }
 
-    fn partitions(&self) -> Result<Vec<(String, i32)>, ReadError> {
+    pub(super) fn partitions(&self) -> Result<Vec<(String, i32)>, ReadError> {
         // Metadata of the one topic; a consumer's question creates nothing.
         let known = self.consumer.fetch_metadata(Some(self.topic), ANSWER).map_err(|error| self.error("list the partitions", error))?;
         let partitions = known.topics().iter().filter(|one| one.name() == self.topic).flat_map(|one| one.partitions());
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
         self.partitions()?.into_iter().map(end).collect()
     }
 
-    fn assign(&self, starts: &Positions) -> Result<(), ReadError> {
+    pub(super) fn assign(&self, starts: &Positions) -> Result<(), ReadError> {
         let mut list = TopicPartitionList::new();
         let filled = starts.iter().try_for_each(|((topic, partition), &start)| {
             // The first offset may be past 0: the beginning is wherever the broker still has it.
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
         filled.and_then(|()| self.consumer.assign(&list)).map_err(|error| self.error("take the partitions", error))
     }
 
-    fn read(
+    pub(super) fn read(
         &self,
         mut positions: Positions,
         ends: &Positions,
@@ -202,6 +203,29 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(positions)
+    }
+
+    /// The offset of the first record at or after each of `places`; none where the partition ends before one.
+    pub(super) fn first_after(&self, places: &Positions) -> Result<Positions, ReadError> {
+        self.assign(places)?;
+        let (mut found, mut ended) = (Positions::new(), BTreeSet::new());
+        let mut moved = now();
+        while places.keys().any(|place| !found.contains_key(place) && !ended.contains(&place.1)) {
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    found.entry((self.topic.to_owned(), message.partition())).or_insert(message.offset());
+                    moved = now();
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+                Some(Err(error)) => self.tolerate(error)?,
+                None if moved.elapsed() > STALL => {
+                    let open = places.keys().map(|place| place.1).collect();
+                    return Err(ReadError::Stalled { topic: self.topic.to_owned(), brokers: self.settings.brokers.clone(), open });
+                }
+                None => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Brokers that come and go are librdkafka's to handle; refusals and fatal errors are not.

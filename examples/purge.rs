@@ -1,0 +1,163 @@
+//! How long physical erasure takes and what it rewrites: one user among millions of interactions, first on an idle store,
+//! then while events are written as fast as they can be. Prints figures; needs neither Kafka nor a service.
+//!
+//! ```text
+//! cargo run --locked --example purge -- --events 5000000
+//! ```
+
+#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use nepenthe::model::factors::Side;
+use nepenthe::model::play::{Play, ordered};
+use nepenthe::store::rocks::RocksStore;
+use nepenthe::store::{Batch, Erased, Family, KeyRange, Store, rows};
+
+#[derive(Parser)]
+struct Args {
+    /// Interactions in the store
+    #[arg(long, default_value_t = 5_000_000)]
+    events: u64,
+    #[arg(long, default_value_t = 138_493)]
+    users: u32,
+    #[arg(long, default_value_t = 26_744)]
+    items: u32,
+    /// Length of a factor row
+    #[arg(long, default_value_t = 64)]
+    rank: usize,
+    /// Erasures of each kind
+    #[arg(long, default_value_t = 5)]
+    repeats: u32,
+    /// Where the store is made; removed at the end
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Events of one synced batch.
+const BATCH: u64 = 20_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let scratch = args.dir.clone().map_or_else(tempfile::tempdir, tempfile::tempdir_in)?;
+    let store = RocksStore::open(scratch.path())?;
+    fill(&store, &args)?;
+    let bytes: u64 = store.sizes().iter().map(|(_, bytes)| bytes).sum();
+    println!("{} interactions of {} users, {} items, rank {}: {} MB", args.events, args.users, args.items, args.rank, bytes / 1_000_000);
+    println!("{:<28}{:>10}{:>10}{:>12}{:>16}", "one user", "seconds", "files", "MB", "M events/s");
+    for n in 0..args.repeats {
+        show("idle", &forget(&store, &args, n)?, None);
+    }
+    let written = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<(), Box<dyn Error>> {
+        let (store, args, written, stop) = (&store, &args, &written, &stop);
+        let ingest = scope.spawn(move || {
+            for at in (args.events..).step_by(BATCH as usize) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                plays(store, args, at..at + BATCH)?;
+                written.fetch_add(BATCH, Ordering::Relaxed);
+            }
+            Ok::<(), nepenthe::store::StoreError>(())
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        let rate = |since: Instant, from: u64| (written.load(Ordering::Relaxed) - from) as f64 / since.elapsed().as_secs_f64() / 1e6;
+        let (began, from) = (Instant::now(), written.load(Ordering::Relaxed));
+        std::thread::sleep(Duration::from_secs(3));
+        println!("{:<66}{:>10.2}", "ingest alone", rate(began, from));
+        for n in 0..args.repeats {
+            let (began, from) = (Instant::now(), written.load(Ordering::Relaxed));
+            let erased = forget(store, args, 1_000 + n)?;
+            show("during ingest", &erased, Some(rate(began, from)));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        stop.store(true, Ordering::Relaxed);
+        ingest.join().map_err(|_| "the writing thread panicked")??;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Deletes a user as the service does, and erases what the service would.
+fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<(f64, Erased), Box<dyn Error>> {
+    let prefix = user.to_be_bytes();
+    let mut batch = Batch::default();
+    let range = KeyRange::under(Family::Interactions, &prefix);
+    store.scan(Family::Interactions, &range.from, range.to.as_deref(), &mut |key, _| {
+        batch.delete(Family::Interactions, key);
+        std::ops::ControlFlow::Continue(())
+    })?;
+    batch.delete(Family::Identities, &rows::identity_key(Side::User, user));
+    batch.delete(Family::UserFactors, &prefix);
+    store.write(&batch)?;
+    factors(store, args)?;
+    let whole = [Family::UserFactors, Family::ItemFactors, Family::Ledger, Family::Outbox, Family::Meta];
+    let mut ranges: Vec<KeyRange> = whole.map(KeyRange::all).into();
+    ranges.push(range);
+    ranges.push(KeyRange::under(Family::Identities, &rows::identity_key(Side::User, user)));
+    let began = Instant::now();
+    let erased = store.erase(&ranges, &|_| true)?;
+    if let Some(leftover) = &erased.leftover {
+        return Err(leftover.as_str().into());
+    }
+    Ok((began.elapsed().as_secs_f64(), erased))
+}
+
+fn show(what: &str, (seconds, erased): &(f64, Erased), rate: Option<f64>) {
+    let rate = rate.map_or(String::new(), |rate| format!("{rate:.2}"));
+    println!("{what:<28}{seconds:>10.3}{:>10}{:>12.1}{rate:>16}", erased.files, erased.bytes as f64 / 1e6);
+}
+
+fn fill(store: &RocksStore, args: &Args) -> Result<(), nepenthe::store::StoreError> {
+    for (side, count) in [(Side::User, args.users), (Side::Item, args.items)] {
+        let mut batch = Batch::default();
+        (0..count)
+            .for_each(|n| batch.put(Family::Identities, &rows::identity_key(side, n), &rows::versioned(format!("name-{n}").as_bytes())));
+        store.write(&batch)?;
+    }
+    for at in (0..args.events).step_by(BATCH as usize) {
+        plays(store, args, at..(at + BATCH).min(args.events))?;
+    }
+    factors(store, args)
+}
+
+fn plays(store: &RocksStore, args: &Args, range: std::ops::Range<u64>) -> Result<(), nepenthe::store::StoreError> {
+    let play = |n: u64| {
+        let (a, b) = (mixed(n), mixed(n ^ 0x5555_5555));
+        // Few items have most of the plays.
+        let item = ((b % 1_000_003) as f64 / 1_000_003.0).powi(3) * f64::from(args.items);
+        Play { user: (a % u64::from(args.users)) as u32, item: item as u32, ident: Some(mixed(a ^ b)), time: n as i64, value: ordered(1.0) }
+    };
+    let mut plays: Vec<Play> = range.map(play).collect();
+    plays.sort_unstable();
+    let mut batch = Batch::default();
+    batch.reserve(plays.len(), plays.len() * (rows::PLAY_KEY + 1));
+    plays.iter().for_each(|play| batch.put(Family::Interactions, &rows::play_key(play), &rows::versioned(b"")));
+    store.write(&batch)
+}
+
+/// A generation writes every row.
+fn factors(store: &RocksStore, args: &Args) -> Result<(), nepenthe::store::StoreError> {
+    let mut batch = Batch::default();
+    for (family, count) in [(Family::UserFactors, args.users), (Family::ItemFactors, args.items)] {
+        for n in 0..count {
+            let row: Vec<f64> = (0..args.rank).map(|k| mixed(u64::from(n) << 10 | k as u64) as f64 / 1e19).collect();
+            batch.put(family, &n.to_be_bytes(), &rows::factors(&row));
+        }
+    }
+    store.write(&batch)
+}
+
+/// SplitMix64.
+fn mixed(n: u64) -> u64 {
+    let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,356 @@
+//! Physical erasure: after a delete, RocksDB keeps the bytes in its log, in table files and in the manifest until it happens
+//! to rewrite them. Here it is made to, and then looked at.
+//!
+//! The sequence: close the log and flush every family (one that is not flushed keeps the log, and the log keeps the bytes),
+//! compact the ranges down to the last level, roll the manifest. What proves it, since `compact_range` reports nothing: a
+//! deleted or replaced value hides below a tombstone or a newer value in another file. Files are numbered in the order in
+//! which they are made, and while automatic compactions rest only flushes and this erasure make any. So when, of the
+//! files over a range that are no later flush, all lie at the last level, which has one value of a key, and none has a
+//! tombstone, then nothing is hidden. (A snapshot would make compactions keep more; nothing here ever opens one, and
+//! that is looked at too.)
+
+use std::path::Path;
+use std::time::Duration;
+
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, FlushOptions, LiveFile, WriteOptions, properties};
+
+use super::rocks::{failed, handle, io};
+use super::{Family, StoreError, after};
+
+/// Row of `meta` that is rewritten so that there is something to flush.
+const MARK: &[u8] = b"erasure";
+/// RocksDB removes files on its own threads: looks at the directory, and the pause between two of them.
+const LOOKS: u32 = 400;
+const PAUSE: Duration = Duration::from_millis(25);
+/// Passes over files that a compaction left where they were.
+const ROUNDS: usize = 4;
+/// The last level of RocksDB's default of seven.
+const LAST: i32 = 6;
+
+/// Rows of a family with `from <= key < to`, to the end without `to`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyRange {
+    pub family: Family,
+    pub from: Vec<u8>,
+    pub to: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// All keys that start with `prefix`.
+    pub fn under(family: Family, prefix: &[u8]) -> KeyRange {
+        KeyRange { family, from: prefix.to_vec(), to: after(prefix) }
+    }
+
+    pub fn all(family: Family) -> KeyRange {
+        KeyRange::under(family, b"")
+    }
+}
+
+/// The steps of an erasure, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EraseStep {
+    Flush,
+    Rewrite,
+    Roll,
+    Verify,
+}
+
+impl EraseStep {
+    pub const ALL: [EraseStep; 4] = [EraseStep::Flush, EraseStep::Rewrite, EraseStep::Roll, EraseStep::Verify];
+}
+
+/// What an erasure did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Table files that were written anew, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    /// Why it is not proven that the bytes are gone; `None` when it is.
+    pub leftover: Option<String>,
+}
+
+impl Erased {
+    /// A store that only shows another one proves nothing of it.
+    pub(super) fn of_view() -> Erased {
+        Erased { leftover: Some("this is a view; erase in the store that it shows".to_owned()), ..Erased::default() }
+    }
+
+    pub(super) fn interrupted() -> Erased {
+        Erased { leftover: Some("the erasure was interrupted; it begins anew".to_owned()), ..Erased::default() }
+    }
+}
+
+/// Keys between which files are rewritten: `from` and `to` are both inclusive, `None` is the end of the family.
+type Span = (Vec<u8>, Option<Vec<u8>>);
+
+/// See [`super::Store::erase`].
+pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+    if !go_on(EraseStep::Flush) {
+        return Ok(Erased::interrupted());
+    }
+    let before = Folder::read(db.path())?;
+    mark(db)?;
+    let quiet = Quiet::begin(db)?;
+    // The mark is in the newest log: flushing its family begins another.
+    Family::ALL.into_iter().try_for_each(|family| flush(db, family))?;
+    if !quiet.is_reached()? {
+        let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
+        return Ok(Erased { leftover, ..Erased::default() });
+    }
+    let spans: Vec<(Family, Vec<Span>)> = Family::ALL.into_iter().map(|family| (family, merged(ranges, family))).collect();
+    let files = live(db)?;
+    let newest = files.iter().map(number).max().unwrap_or(0);
+    let mut erased = Erased::default();
+    for round in 0..ROUNDS {
+        let files = live(db)?;
+        let stale: Vec<&LiveFile> = files.iter().filter(|file| hides(file, newest) && is_over(file, &spans)).collect();
+        if stale.is_empty() {
+            break;
+        }
+        for (family, span) in work(round, &spans, &stale, &files) {
+            if !go_on(EraseStep::Rewrite) {
+                return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
+            }
+            compact(db, family, &span, round > 0)?;
+        }
+    }
+    let made = |file: &&LiveFile| number(file) > newest && file.level > 0;
+    for file in live(db)?.iter().filter(made) {
+        erased.files += 1;
+        erased.bytes += file.size as u64;
+    }
+    if !go_on(EraseStep::Roll) {
+        return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
+    }
+    // A manifest begins with the files as they are and ends with the change that called for it: the second change is the
+    // first whose manifest does not know the rewritten files.
+    for _ in 0..2 {
+        mark(db)?;
+        flush(db, Family::Meta)?;
+    }
+    if !go_on(EraseStep::Verify) {
+        return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
+    }
+    erased.leftover = remains(db, &spans, newest, &before)?;
+    Ok(erased)
+}
+
+/// Can this file hide something, or hold what another hides? Not a later flush, nor one of the last level that has no
+/// tombstones.
+fn hides(file: &LiveFile, newest: u64) -> bool {
+    let later = number(file) > newest && file.level == 0;
+    let clean = file.level == LAST && file.num_deletions == 0;
+    !later && !clean
+}
+
+/// What is compacted in a round: first the ranges, then, file by file, what they left. A compaction passes over a level
+/// where no key of its range is stored, although a file there spans it, and a file that it only moves keeps its tombstones.
+fn work(round: usize, spans: &[(Family, Vec<Span>)], stale: &[&LiveFile], files: &[LiveFile]) -> Vec<(Family, Span)> {
+    if round > 0 {
+        let own = |file: &&LiveFile| Some((family_of(file)?, (file.start_key.clone()?, Some(file.end_key.clone()?))));
+        return stale.iter().filter_map(own).collect();
+    }
+    let of_family = |(family, spans): &(Family, Vec<Span>)| {
+        let mut rows: Vec<&LiveFile> = files.iter().filter(|file| file.level > 0 && family_of(file) == Some(*family)).collect();
+        rows.sort_unstable_by(|a, b| a.start_key.cmp(&b.start_key));
+        let held = stale.iter().any(|file| family_of(file) == Some(*family));
+        let spans = if held { joined(spans, &rows) } else { Vec::new() };
+        spans.into_iter().map(|span| (*family, span)).collect::<Vec<_>>()
+    };
+    spans.iter().flat_map(of_family).collect()
+}
+
+/// Spans of one family, sorted; those with no whole file between them become one. So there are never many more
+/// compactions than files, however many rows were deleted.
+fn joined(spans: &[Span], files: &[&LiveFile]) -> Vec<Span> {
+    let mut out: Vec<Span> = Vec::new();
+    for span in spans {
+        if let Some((_, last)) = out.last_mut() {
+            let Some(end) = last.as_ref() else { break };
+            let first_after = files.partition_point(|file| file.start_key.as_ref().is_some_and(|start| start <= end));
+            let between = files.get(first_after).is_some_and(|file| file.end_key.as_ref().is_some_and(|end| *end < span.0));
+            if !between {
+                *last = span.1.clone();
+                continue;
+            }
+        }
+        out.push(span.clone());
+    }
+    out
+}
+
+/// The ranges of one family, sorted, those that touch made one.
+fn merged(ranges: &[KeyRange], family: Family) -> Vec<Span> {
+    let mut of_family: Vec<&KeyRange> = ranges.iter().filter(|range| range.family == family).collect();
+    of_family.sort_unstable();
+    let mut spans: Vec<Span> = Vec::new();
+    for range in of_family {
+        match spans.last_mut() {
+            Some((_, end)) if end.as_ref().is_none_or(|end| range.from <= *end) => {
+                // `None` is beyond every key.
+                if end.is_some() && (range.to.is_none() || range.to > *end) {
+                    end.clone_from(&range.to);
+                }
+            }
+            _ => spans.push((range.from.clone(), range.to.clone())),
+        }
+    }
+    spans
+}
+
+fn is_over(file: &LiveFile, spans: &[(Family, Vec<Span>)]) -> bool {
+    let Some((_, spans)) = spans.iter().find(|(family, _)| family.name() == file.column_family_name) else { return false };
+    let (Some(start), Some(end)) = (&file.start_key, &file.end_key) else { return !spans.is_empty() };
+    let first = spans.partition_point(|(_, to)| to.as_ref().is_some_and(|to| to <= start));
+    spans.get(first).is_some_and(|(from, _)| from <= end)
+}
+
+fn family_of(file: &LiveFile) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| family.name() == file.column_family_name)
+}
+
+/// A file without a number counts as the oldest: nothing is proven of it.
+fn number(file: &LiveFile) -> u64 {
+    numbered(file.name.trim_start_matches('/'), "", ".sst").unwrap_or(0)
+}
+
+/// The number in a file's name.
+fn numbered(name: &str, head: &str, tail: &str) -> Option<u64> {
+    name.strip_prefix(head)?.strip_suffix(tail)?.parse().ok()
+}
+
+fn live(db: &DB) -> Result<Vec<LiveFile>, StoreError> {
+    db.live_files().map_err(|e| failed("list the files of", &e))
+}
+
+fn mark(db: &DB) -> Result<(), StoreError> {
+    let mut durable = WriteOptions::default();
+    durable.set_sync(true);
+    db.put_cf_opt(handle(db, Family::Meta)?, MARK, super::rows::versioned(b""), &durable).map_err(|e| failed("write", &e))
+}
+
+fn flush(db: &DB, family: Family) -> Result<(), StoreError> {
+    let mut options = FlushOptions::default();
+    options.set_wait(true);
+    db.flush_cf_opt(handle(db, family)?, &options).map_err(|e| failed("flush", &e))
+}
+
+/// Moves everything between the ends to the last level; `anew` also rewrites what is there already.
+fn compact(db: &DB, family: Family, (from, to): &Span, anew: bool) -> Result<(), StoreError> {
+    use BottommostLevelCompaction::{ForceOptimized, Skip};
+    let mut options = CompactOptions::default();
+    options.set_exclusive_manual_compaction(true);
+    options.set_bottommost_level_compaction(if anew { ForceOptimized } else { Skip });
+    let from = (!from.is_empty()).then_some(from);
+    db.compact_range_cf_opt(handle(db, family)?, from, to.as_ref(), &options);
+    Ok(())
+}
+
+/// No automatic compaction begins while this lives. Nothing is throttled for it either: RocksDB slows writers down for
+/// files that a compaction is due for.
+struct Quiet<'d>(&'d DB);
+
+impl Quiet<'_> {
+    fn begin(db: &DB) -> Result<Quiet<'_>, StoreError> {
+        let quiet = Quiet(db);
+        quiet.set("true")?;
+        Ok(quiet)
+    }
+
+    fn set(&self, disabled: &str) -> Result<(), StoreError> {
+        Family::ALL.into_iter().try_for_each(|family| {
+            let options = [("disable_auto_compactions", disabled)];
+            self.0.set_options_cf(handle(self.0, family)?, &options).map_err(|e| failed("configure", &e))
+        })
+    }
+
+    /// Waits for the compactions that were under way.
+    fn is_reached(&self) -> Result<bool, StoreError> {
+        // A compaction writes at most about 200 MB (25 target files): a minute is far more than one takes.
+        for _ in 0..6 * LOOKS {
+            let running = self.0.property_int_value(properties::NUM_RUNNING_COMPACTIONS).map_err(|e| failed("look at", &e))?;
+            if running == Some(0) {
+                return Ok(true);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        // Only a store that fails altogether refuses; then the next write says so.
+        let _ = self.set("false");
+    }
+}
+
+/// The numbered files of the state directory.
+#[derive(Debug, Default)]
+struct Folder {
+    tables: Vec<u64>,
+    logs: Vec<u64>,
+    manifests: Vec<u64>,
+    /// Logs that RocksDB keeps for replication; it is told to keep none.
+    archived: bool,
+}
+
+impl Folder {
+    fn read(path: &Path) -> Result<Folder, StoreError> {
+        let unread = |e: std::io::Error| io("list the files of", format!("{}: {e}", path.display()));
+        let mut folder = Folder::default();
+        for entry in std::fs::read_dir(path).map_err(unread)? {
+            let name = entry.map_err(unread)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            folder.tables.extend(numbered(name, "", ".sst"));
+            folder.logs.extend(numbered(name, "", ".log"));
+            folder.manifests.extend(numbered(name, "MANIFEST-", ""));
+            if name == "archive" {
+                folder.archived = std::fs::read_dir(path.join(name)).map_err(unread)?.next().is_some();
+            }
+        }
+        Ok(folder)
+    }
+}
+
+/// Looks until everything is gone, for ten seconds at most; what is left then, in words.
+fn remains(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+    let mut left = None;
+    for _ in 0..LOOKS {
+        left = look(db, spans, newest, before)?;
+        if left.is_none() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(left)
+}
+
+fn look(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+    if db.property_int_value(properties::NUM_SNAPSHOTS).map_err(|e| failed("look at", &e))? != Some(0) {
+        return Ok(Some("a snapshot is open and keeps deleted rows".to_owned()));
+    }
+    let files = live(db)?;
+    if let Some(file) = files.iter().find(|file| hides(file, newest) && is_over(file, spans)) {
+        let (number, family, level) = (number(file), &file.column_family_name, file.level);
+        return Ok(Some(format!("table file {number} of {family} was not compacted; level {level}, {} tombstones", file.num_deletions)));
+    }
+    let folder = Folder::read(db.path())?;
+    let is_live = |table: &u64| files.iter().any(|file| number(file) == *table);
+    let newest_of = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(0);
+    Ok(if let Some(table) = folder.tables.iter().find(|table| **table <= newest && !is_live(table)) {
+        Some(format!("the replaced table file {table} is still in the directory"))
+    } else if let Some(log) = folder.logs.iter().find(|log| **log <= newest_of(&before.logs)) {
+        Some(format!("the log {log} is still in the directory"))
+    } else if let Some(manifest) = folder.manifests.iter().find(|manifest| **manifest <= newest_of(&before.manifests)) {
+        Some(format!("the manifest {manifest} is still in the directory"))
+    } else if folder.archived {
+        Some("logs are kept in `archive`; remove that directory".to_owned())
+    } else {
+        None
+    })
+}
+
+#[cfg(test)]
+#[path = "erasure_tests.rs"]
+mod tests;

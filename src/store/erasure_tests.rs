@@ -1,0 +1,242 @@
+//! A canary of random bytes is written, deleted and erased; then no file of the directory may hold it.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::*;
+use crate::store::canary::{canary, holders};
+use crate::store::rocks::RocksStore;
+use crate::store::{Batch, Store};
+
+/// Blocks as they are, so that a search of the files finds everything.
+fn uncompressed(store: &RocksStore) {
+    for family in Family::ALL {
+        store.db().set_options_cf(handle(store.db(), family).unwrap(), &[("compression", "kNoCompression")]).unwrap();
+    }
+}
+
+fn put(store: &RocksStore, family: Family, keys: std::ops::Range<u32>, value: impl Fn(u32) -> String) {
+    let mut batch = Batch::default();
+    keys.for_each(|key| batch.put(family, &key.to_be_bytes(), value(key).as_bytes()));
+    store.write(&batch).unwrap();
+}
+
+fn delete(store: &RocksStore, family: Family, key: u32) {
+    let mut batch = Batch::default();
+    batch.delete(family, &key.to_be_bytes());
+    store.write(&batch).unwrap();
+}
+
+fn settle(store: &RocksStore, family: Family) {
+    flush(store.db(), family).unwrap();
+    compact(store.db(), family, &(Vec::new(), None), true).unwrap();
+}
+
+fn one(key: u32) -> [KeyRange; 2] {
+    [KeyRange::under(Family::Identities, &key.to_be_bytes()), KeyRange::all(Family::Outbox)]
+}
+
+/// A canary as a value in `identities` and in `outbox`, at the bottom, with neighbours, and deleted since.
+fn deleted(store: &RocksStore) -> String {
+    let canary = canary();
+    uncompressed(store);
+    put(store, Family::Identities, 0..5_000, |key| if key == 77 { canary.clone() } else { format!("name of {key}") });
+    put(store, Family::Outbox, 0..3, |_| canary.clone());
+    settle(store, Family::Identities);
+    settle(store, Family::Outbox);
+    delete(store, Family::Identities, 77);
+    (0..3).for_each(|key| delete(store, Family::Outbox, key));
+    canary
+}
+
+#[test]
+fn nothing_is_left_in_any_file() {
+    for compressed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        let canary = canary();
+        if !compressed {
+            uncompressed(&store);
+        }
+        // In the log, in a file of level 0 and at the bottom; as a value that is deleted and as one that is replaced.
+        for (family, key) in [(Family::Identities, 5), (Family::Ledger, 6), (Family::Meta, 7)] {
+            put(&store, family, 0..2_000, |n| if n == key { canary.clone() } else { format!("{n}") });
+        }
+        settle(&store, Family::Identities);
+        flush(store.db(), Family::Ledger).unwrap();
+        assert!(holders(dir.path(), &[&canary]).len() >= 3, "the search finds what is there: {:?}", holders(dir.path(), &[&canary]));
+        delete(&store, Family::Identities, 5);
+        put(&store, Family::Ledger, 6..7, |_| "replaced".to_owned());
+        delete(&store, Family::Meta, 7);
+        let ranges = [one(5)[0].clone(), KeyRange::all(Family::Ledger), KeyRange::under(Family::Meta, &7u32.to_be_bytes())];
+        let erased = store.erase(&ranges, &|_| true).unwrap();
+        assert_eq!((erased.leftover, erased.files > 0), (None, true));
+        assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+        assert_eq!(store.get(Family::Identities, &6u32.to_be_bytes()).unwrap().as_deref(), Some(&b"6"[..]));
+        assert_eq!(store.get(Family::Ledger, &6u32.to_be_bytes()).unwrap().as_deref(), Some(&b"replaced"[..]));
+        let again = store.erase(&ranges, &|_| true).unwrap();
+        assert_eq!(again.leftover, None, "a second time finds nothing to complain of");
+        drop(store);
+        assert!(RocksStore::open(dir.path()).is_ok());
+        assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+    }
+}
+
+#[test]
+fn an_erasure_that_was_cut_short_is_taken_up() {
+    for cut in EraseStep::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        let canary = deleted(&store);
+        // Once as a stop in order, once as a crash: a copy of the directory as it is when the step is due.
+        let copy = tempfile::tempdir().unwrap();
+        let go_on = |step| {
+            if step == cut {
+                for entry in std::fs::read_dir(dir.path()).unwrap() {
+                    let entry = entry.unwrap();
+                    // What is gone meanwhile was on its way out.
+                    let _ = std::fs::copy(entry.path(), copy.path().join(entry.file_name()));
+                }
+            }
+            step != cut
+        };
+        let erased = store.erase(&one(77), &go_on).unwrap();
+        assert!(erased.leftover.is_some(), "{cut:?}: not proven");
+        drop(store);
+        for dir in [dir.path(), copy.path()] {
+            let store = RocksStore::open(dir).unwrap();
+            assert_eq!(store.erase(&one(77), &|_| true).unwrap().leftover, None, "{cut:?}");
+            assert_eq!(holders(dir, &[&canary]), [""; 0], "{cut:?}");
+            assert_eq!(store.get(Family::Identities, &78u32.to_be_bytes()).unwrap().as_deref(), Some(&b"name of 78"[..]));
+        }
+    }
+}
+
+#[test]
+fn writing_goes_on_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let canary = deleted(&store);
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0u32.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let from = 10_000 + round * 100;
+                put(&store, Family::Identities, from..from + 100, |key| format!("late {key}"));
+                put(&store, Family::Outbox, from..from + 1, |key| format!("late {key}"));
+                delete(&store, Family::Outbox, from);
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        while written.load(Ordering::Relaxed) < 10 {
+            std::thread::yield_now();
+        }
+        let before = written.load(Ordering::Relaxed);
+        let erased = store.erase(&one(77), &|_| true);
+        let during = written.load(Ordering::Relaxed) - before;
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(erased.unwrap().leftover, None);
+        assert!(during > 0);
+        assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+    });
+    let last = 10_000 + written.load(Ordering::Relaxed) as u32 * 100 - 1;
+    let kept = store.get(Family::Identities, &last.to_be_bytes()).unwrap();
+    assert_eq!(kept, Some(format!("late {last}").into_bytes()));
+}
+
+#[test]
+fn a_snapshot_and_a_kept_log_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let canary = deleted(&store);
+    let held = |store: &RocksStore| {
+        let spans: Vec<_> = Family::ALL.into_iter().map(|family| (family, merged(&one(77), family))).collect();
+        look(store.db(), &spans, 0, &Folder::default()).unwrap()
+    };
+    assert_eq!(held(&store), None);
+    let snapshot = store.db().snapshot();
+    assert!(held(&store).unwrap().contains("snapshot"));
+    drop(snapshot);
+    std::fs::create_dir(dir.path().join("archive")).unwrap();
+    assert_eq!(held(&store), None);
+    std::fs::write(dir.path().join("archive/000001.log"), &canary).unwrap();
+    assert!(held(&store).unwrap().contains("archive"));
+    let spans: Vec<_> = Family::ALL.into_iter().map(|family| (family, merged(&one(77), family))).collect();
+    std::fs::remove_dir_all(dir.path().join("archive")).unwrap();
+    flush(store.db(), Family::Identities).unwrap();
+    let newest = live(store.db()).unwrap().iter().map(number).max().unwrap();
+    assert!(look(store.db(), &spans, newest, &Folder::default()).unwrap().unwrap().contains("not compacted"));
+    let now = Folder::read(dir.path()).unwrap();
+    let logs = Folder { logs: now.logs.clone(), ..Folder::default() };
+    assert!(look(store.db(), &spans, 0, &logs).unwrap().unwrap().contains("log"));
+    let manifests = Folder { manifests: now.manifests, ..Folder::default() };
+    assert!(look(store.db(), &spans, 0, &manifests).unwrap().unwrap().contains("manifest"));
+}
+
+#[test]
+fn a_level_that_only_spans_the_range_is_rewritten_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let canary = deleted(&store);
+    settle(&store, Family::Identities);
+    // The tombstone has met its row already; a later file spans the range and holds none of its keys.
+    put(&store, Family::Identities, 10..11, |_| "before".to_owned());
+    put(&store, Family::Identities, 4_000..4_001, |_| "after".to_owned());
+    assert_eq!(store.erase(&one(77), &|_| true).unwrap().leftover, None);
+    assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+}
+
+#[test]
+fn automatic_compactions_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let asked = Cell::new(0);
+    store
+        .erase(&[KeyRange::all(Family::Meta)], &|_| {
+            asked.set(asked.get() + 1);
+            true
+        })
+        .unwrap();
+    assert!(asked.get() >= 4);
+    // Four files at level 0 are what starts one.
+    for n in 0..8 {
+        put(&store, Family::Ledger, n..n + 1, |_| "x".repeat(1_000));
+        put(&store, Family::Ledger, 100..101, |_| "y".to_owned());
+        flush(store.db(), Family::Ledger).unwrap();
+    }
+    store.db().wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+    let levels: Vec<i32> = live(store.db()).unwrap().iter().filter(|f| f.column_family_name == "ledger").map(|f| f.level).collect();
+    assert!(levels.iter().any(|level| *level > 0), "{levels:?}");
+}
+
+#[test]
+fn ranges_are_merged_and_gaps_are_kept() {
+    let range = |from: &str, to: Option<&str>| KeyRange { family: Family::Ledger, from: from.into(), to: to.map(Into::into) };
+    let span = |from: &str, to: Option<&str>| (from.as_bytes().to_vec(), to.map(|to| to.as_bytes().to_vec()));
+    let ranges =
+        [range("m", Some("n")), range("a", Some("c")), range("b", Some("b5")), range("c", Some("d")), range("x", None), range("y", None)];
+    let spans = merged(&ranges, Family::Ledger);
+    assert_eq!(spans, [span("a", Some("d")), span("m", Some("n")), span("x", None)]);
+    assert!(merged(&ranges, Family::Meta).is_empty());
+    let file = |start: &str, end: &str| LiveFile {
+        column_family_name: "ledger".into(),
+        name: "/000009.sst".into(),
+        size: 1,
+        level: 6,
+        start_key: Some(start.into()),
+        end_key: Some(end.into()),
+        num_entries: 1,
+        num_deletions: 0,
+    };
+    let far = [file("a", "c"), file("f", "g"), file("l", "z")];
+    let far: Vec<&LiveFile> = far.iter().collect();
+    assert_eq!(joined(&spans, &far), [span("a", Some("d")), span("m", None)], "a file lies between the first two only");
+    let all = [(Family::Ledger, spans)];
+    let over = |start, end| is_over(&file(start, end), &all);
+    assert!(over("0", "a") && over("c", "e") && over("n", "x") && over("z", "zz"));
+    assert!(!over("d", "e") && !over("0", "9") && !over("n", "w"));
+    assert_eq!((number(&file("a", "b")), number(&LiveFile { name: "strange".into(), ..file("a", "b") })), (9, 0));
+}
