@@ -45,6 +45,7 @@ fn params(objective: Objective) -> Params {
         max_sweeps: 20_000,
         seed: 1,
         threads: 1,
+        certify: crate::model::Certify::Residual,
     }
 }
 
