@@ -195,8 +195,8 @@ fn http(settings: &Settings) -> Result<Http, ConfigError> {
 fn model(settings: &Settings) -> Result<Params, ConfigError> {
     let objective = settings.choice("model.objective", &[("implicit", Objective::Implicit), ("explicit", Objective::Explicit)])?;
     let usual = match objective {
-        Objective::Implicit => 0.05,
-        Objective::Explicit => 0.1,
+        Objective::Implicit => 0.02,
+        Objective::Explicit => 0.12,
     };
     let above_zero: Bound = ("a number above 0", |x: f64| x > 0.0);
     Ok(Params {

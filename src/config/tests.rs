@@ -35,10 +35,10 @@ fn the_defaults_are_those_of_the_contract() {
     let model = Params {
         objective: Objective::Implicit,
         rank: 64,
-        regularization: 0.05,
+        regularization: 0.02,
         regularization_exp: 1.0,
         alpha: 1.0,
-        unobserved_weight: 0.1,
+        unobserved_weight: 1.0,
         tolerance: 1e-7,
         certify: Certify::Residual,
         max_sweeps: 1000,
@@ -59,7 +59,7 @@ fn the_defaults_are_those_of_the_contract() {
 
 #[test]
 fn the_usual_regularization_depends_on_the_objective() {
-    assert_eq!(set("model.objective", "explicit").unwrap().model.regularization, 0.1);
+    assert_eq!(set("model.objective", "explicit").unwrap().model.regularization, 0.12);
     let both = load("[model]\nobjective = \"explicit\"\nregularization = 2\n", &[], &[]).unwrap();
     assert_eq!(both.model.regularization, 2.0);
 }
