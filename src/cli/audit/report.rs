@@ -331,4 +331,5 @@ fn e3(inference: &Outcome, binds: bool) -> Rung {
 /// Why the holder of an old copy still knows.
 pub const TWO_SNAPSHOTS: &str = "Not covered, by this or by any retraining: whoever keeps the factors of before and compares them with the \
      later ones sees what was forgotten. So old vectors must leave the factors topic: tombstones and replaced rows disappear with its \
-     compaction (nepenthe topics --check looks at its settings), and readers must delete their own copies.";
+     compaction (nepenthe topics --check looks at its settings, a receipt says purged when they are gone), and readers must delete \
+     their own copies.";
