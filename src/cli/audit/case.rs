@@ -208,7 +208,7 @@ impl Bench<'_> {
         let (mut retrains, mut cold) = (Vec::new(), Vec::new());
         let (mut lowest, mut unconverged) = (f64::INFINITY, 0);
         for at in 1..=seeds {
-            let fresh = Params { seed: self.params.seed.wrapping_add(at as u64), ..self.params.clone() };
+            let fresh = retrained(self.params, at as u64);
             let solution = self.steps.solve(&format!("retrain from seed {at} of {seeds}"), &problem(&fresh, names, ratings, None))?;
             lowest = lowest.min(solution.measured.objective);
             unconverged += usize::from(solution.measured.residual > self.params.tolerance);
@@ -231,12 +231,14 @@ impl Bench<'_> {
             sigma: candidate.certificate.sigma,
             effective_rank: candidate.certificate.effective_rank,
             rank: self.params.rank,
-            gap: gap(&candidate.certificate),
+            rank_binds: candidate.certificate.rank_binds,
+            gap: candidate.certificate.gap.map(|gap| gap / candidate.certificate.objective.abs().max(f64::MIN_POSITIVE)),
+            refused: candidate.certificate.refused.clone(),
             sweeps: candidate.certificate.sweeps,
         };
         let mut retrain = Retrain::new(only(ours), only(among), self.params.tolerance);
         (retrain.users, retrain.users_of) = (users.len(), live(&ratings.users));
-        (retrain.unconverged, retrain.binds) = (unconverged, fixed_point.binds());
+        (retrain.unconverged, retrain.binds) = (unconverged, fixed_point.rank_binds);
         Ok(Judged { fixed_point, retrain, cold })
     }
 }
@@ -253,12 +255,6 @@ fn case(
     let Judged { fixed_point, retrain, cold } = judged;
     let rungs = rungs(&data, &fixed_point, &retrain, &inference, unclaimed);
     Case { subject, forgotten, data, fixed_point, retrain, inference, rungs, warm, cold, went_on }
-}
-
-/// The duality gap relative to the objective, where the certificate has one.
-fn gap(certificate: &Certificate) -> Option<f64> {
-    let gap = serde_json::to_value(certificate).ok()?.get("gap")?.as_f64()?;
-    Some(gap / certificate.objective.abs().max(f64::MIN_POSITIVE))
 }
 
 /// Number of rows that have data.

@@ -17,7 +17,7 @@ use crate::model::ratings::{Builder, Ratings};
 use crate::model::snapshot::DataDigest;
 use crate::model::step::{History, Input, Range, Step as Change};
 use crate::model::unlearn::Problem;
-use crate::model::{Millis, Params};
+use crate::model::{Certify, Millis, Params};
 use crate::store::memory::MemoryStore;
 use crate::store::tables::Tables;
 use crate::store::{Family, Store, StoreError, rows};
@@ -192,6 +192,11 @@ pub fn problem(params: &Params, names: &Dictionary, ratings: &Arc<Ratings>, prev
         .filter_map(|item| Some((item as u32, initial_row(params.seed, Side::Item, names.name(Side::Item, item as u32)?, params.rank))))
         .collect();
     Problem { params: params.clone(), ratings: ratings.clone(), initial, previous }
+}
+
+/// The settings of a retrain: random rows of its own, and no global certificate, which nobody would read.
+pub fn retrained(params: &Params, at: u64) -> Params {
+    Params { seed: params.seed.wrapping_add(at), certify: Certify::Residual, ..params.clone() }
 }
 
 /// The pairs without those that are `gone`.

@@ -10,7 +10,7 @@ use pulp::Arch;
 use serde::Serialize;
 
 use super::compare::predict;
-use super::copy::{problem, without};
+use super::copy::{problem, retrained, without};
 use super::progress::Steps;
 use super::roc::{Estimate, Scores, auc, difference};
 use super::sample::Selection;
@@ -22,7 +22,7 @@ use crate::model::factors::{Factors, Side, Table};
 use crate::model::play::Row;
 use crate::model::ratings::{Builder, Ratings};
 use crate::model::unlearn::Solution;
-use crate::model::{Objective, Params};
+use crate::model::{Certify, Objective, Params};
 
 /// Below this many members or controls an area says nothing.
 const FEWEST: usize = 20;
@@ -107,6 +107,8 @@ pub fn attack(target: &Target<'_>, steps: &Steps) -> Result<Outcome, CliError> {
 /// Exit 1 when one cannot be solved.
 pub fn train(target: &Target<'_>, steps: &Steps) -> Result<Models, CliError> {
     let Target { params, names, ratings, forgotten, seed, .. } = *target;
+    // Nobody would read their global certificates.
+    let params = &Params { certify: Certify::Residual, ..params.clone() };
     let held = hold_out(ratings, forgotten, seed);
     let with_members = Arc::new(without(ratings, |user, item| held.contains(user, item)));
     let remaining = Arc::new(without(&with_members, |user, item| forgotten.contains(user, item)));
@@ -114,10 +116,10 @@ pub fn train(target: &Target<'_>, steps: &Steps) -> Result<Models, CliError> {
     let before = steps.solve("train without the held-out pairs", &problem(params, names, &with_members, Some((target.before, changed))))?;
     let gone = with_members.pairs() - remaining.pairs();
     let unlearned = steps.solve("unlearn from that", &problem(params, names, &remaining, Some((&before.factors, gone))))?;
-    let fresh = Params { seed: params.seed.wrapping_add(1), ..params.clone() };
-    let retrained = steps.solve("retrain without both", &problem(&fresh, names, &remaining, None))?;
+    let fresh = retrained(params, 1);
+    let never_saw = steps.solve("retrain without both", &problem(&fresh, names, &remaining, None))?;
     let held_out = changed as f64 / ratings.pairs().max(1) as f64;
-    Ok(Models { held, remaining, before, unlearned, retrained, held_out })
+    Ok(Models { held, remaining, before, unlearned, retrained: never_saw, held_out })
 }
 
 /// Scores the forgotten and the held-out pairs in each model.

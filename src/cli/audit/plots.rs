@@ -7,7 +7,7 @@ use super::inference::Inference;
 use super::page::put;
 use super::report::Case;
 use super::roc::Estimate;
-use super::svg::{Bar, Curve, Dots, Told, bars, curves, dots};
+use super::svg::{Bar, Curve, Dots, Told, bars, curves, dots, escape};
 
 /// A number as it is read best: 3.2e-7, 0.031.
 fn short(value: f64) -> String {
@@ -100,7 +100,7 @@ pub fn distances(body: &mut String, at: usize, case: &Case) {
     let fixed = &case.fixed_point;
     let used = fixed.effective_rank.map_or("unknown".to_owned(), |used| used.to_string());
     let _ = write!(words, " Effective rank: {used} of {}", fixed.rank);
-    words.push_str(if fixed.binds() {
+    words.push_str(if fixed.rank_binds {
         "; it binds, so that retraining has more than one outcome. "
     } else {
         ", so the rank does not bind. "
@@ -112,7 +112,10 @@ pub fn distances(body: &mut String, at: usize, case: &Case) {
     if let Some(gap) = fixed.gap {
         let _ = write!(words, " Certified distance of the objective from the global optimum: at most {gap:.1e} (relative).");
     }
-    put!(body, "<figcaption>{words}</figcaption>\n</figure>");
+    if let Some(refused) = &fixed.refused {
+        let _ = write!(words, " The global optimum is {refused}.");
+    }
+    put!(body, "<figcaption>{}</figcaption>\n</figure>", escape(&words));
 }
 
 /// How well the attack does, in each model and with two.

@@ -124,7 +124,7 @@ impl Data {
 }
 
 /// E1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FixedPoint {
     pub residual: f64,
     pub tolerance: f64,
@@ -134,17 +134,16 @@ pub struct FixedPoint {
     pub sigma: Option<f64>,
     pub effective_rank: Option<usize>,
     pub rank: usize,
+    /// All directions are in use and more are wanted: two retrains may differ.
+    pub rank_binds: bool,
     /// Certified relative distance of the objective from the global optimum, where the certificate has one.
     pub gap: Option<f64>,
+    /// Why the global optimum is not certified, where that was asked for.
+    pub refused: Option<String>,
     pub sweeps: u32,
 }
 
 impl FixedPoint {
-    /// Two retrains may differ: the rank decides, not the regularization.
-    pub fn binds(&self) -> bool {
-        self.effective_rank.is_none_or(|used| used >= self.rank)
-    }
-
     pub fn holds(&self) -> bool {
         self.residual <= self.tolerance
     }
@@ -224,7 +223,7 @@ pub struct Rung {
 
 /// All four rungs of a case. `unclaimed` names the reason why the model of a past request promises nothing yet.
 pub fn rungs(data: &Data, fixed: &FixedPoint, retrain: &Retrain, inference: &Outcome, unclaimed: Option<&str>) -> Vec<Rung> {
-    let mut rungs = vec![e0(data), e1(fixed), e2(retrain), e3(inference, fixed.binds())];
+    let mut rungs = vec![e0(data), e1(fixed), e2(retrain), e3(inference, fixed.rank_binds)];
     if let Some(reason) = unclaimed {
         for rung in rungs.iter_mut().skip(1).filter(|rung| rung.verdict != Verdict::Holds) {
             rung.verdict = Verdict::NotClaimed;

@@ -190,8 +190,17 @@ fn a_rank_that_binds_is_said_so_with_the_distance_of_retrains() {
     let params = Params { rank: 2, regularization: 0.01, tolerance: 1e-6, ..params(Objective::Explicit) };
     let report = audit(&params, &args("--share 1 --seeds 3"), &trained(&params).read()).unwrap();
     let (case, rung) = (&report.cases[0], &report.cases[0].rungs[2]);
-    assert!(case.fixed_point.binds() && rung.words.contains("The rank binds"), "{rung:?}");
+    assert!(case.fixed_point.rank_binds && rung.words.contains("The rank binds"), "{rung:?}");
     assert!(case.retrain.spread() > 1e-3, "{:?}", case.retrain);
+}
+
+#[test]
+fn a_global_certificate_is_told_with_its_gap() {
+    let params = Params { certify: crate::model::Certify::Global, ..params(Objective::Implicit) };
+    let report = audit(&params, &args("--share 1 --seeds 2"), &trained(&params).read()).unwrap();
+    let fixed = &report.cases[0].fixed_point;
+    assert!(fixed.gap.is_some_and(|gap| (0.0..1e-6).contains(&gap)) && fixed.refused.is_none(), "{fixed:?}");
+    assert!(page::page(&report).contains("Certified distance of the objective from the global optimum"));
 }
 
 const USER: &str = r#"{"request_id":"r-1","user":"person-4"}"#;
