@@ -29,7 +29,7 @@ const LARGE: usize = 1 << 31;
 #[command(after_help = "\
 Examples:
   nepenthe export-model ./model --state ./state    users.npy, items.npy, user_ids.txt, item_ids.txt
-  nepenthe export-model ./model --format npz       model.npz: implicit.als.AlternatingLeastSquares.load reads it
+  nepenthe export-model ./model --format npz       model.npz: implicit.cpu.als.AlternatingLeastSquares.load reads it
   nepenthe export-model ./model --format csv       users.csv and items.csv: id,f1,f2,…
   nepenthe export-model ./model --from-topic       what readers of the factors topic have
 
