@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pulp::Arch;
 
 use super::compare::compare;
-use super::copy::{Copy, nameless, problem, rebuild};
+use super::copy::{Copy, nameless, problem, rebuild, retrained};
 use super::inference::{Outcome, Target, attack};
 use super::progress::Steps;
 use super::report::{Case, Data, FixedPoint, Forgotten, Method, Retrain, Subject, rungs};
