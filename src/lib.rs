@@ -3,6 +3,8 @@
 //! The pure core is [`model`]; everything else is the shell that does I/O and calls it.
 //! ARCHITECTURE.md at the top of the repository is the map.
 
+#![deny(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod http;

@@ -4,21 +4,20 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::factors::{Side, Table};
-use super::kernel::{self, NotPositiveDefinite};
+use super::kernel::{self, Buffer, NotPositiveDefinite};
 use super::ratings::Rows;
+use super::schedule::{self, Task};
 use super::{Objective, Params};
 
-/// Rows that one task solves; small, because the work of a row goes with its length.
-const CHUNK: usize = 16;
-/// Counterparts gathered at a time: with rank 64 a panel of this many rows fits the second-level cache.
-const PANEL: usize = 128;
+mod double;
+mod mixed;
+pub mod residual;
+
+/// Bytes of counterparts gathered at a time: half of a first-level cache, so that those asked for next fit beside them.
+const PANEL: usize = 16 << 10;
 /// A right-hand side shorter than this share of what its terms add up to without cancelling counts as this long.
 /// It is what lets a model whose optimum is zero converge.
 const FLOOR: f64 = 1e-6;
-/// Pivots further apart than this lose too many digits of a row: it is refined until it has them.
-const ILL_CONDITIONED: f64 = 1e6;
-/// Refinements of one row; each gains the digits that the factorisation kept, at least four while the rank is not lost.
-const REFINEMENTS: usize = 4;
 
 /// How pairs and rows enter the objective.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +91,18 @@ impl Weights {
     }
 }
 
+/// In what a half-sweep computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Everything in f32: new rows to about 1e-5, of residuals four digits. For rows that are far from where they go.
+    Single,
+    /// The residual of the row as it comes in in f64, pair by pair; the change of the row from that residual in f32. What
+    /// is lost is 1e-5 of the change, which goes to zero as the factors converge: there is no floor but that of f64.
+    Mixed,
+    /// Everything in f64.
+    Double,
+}
+
 /// One side's problem: its observed rows, and the other side.
 #[derive(Clone, Copy)]
 pub struct Half<'a> {
@@ -110,6 +121,13 @@ pub struct Swept {
     pub eliminated: f64,
 }
 
+impl Swept {
+    fn take(&mut self, part: Swept) {
+        self.residual = self.residual.max(part.residual);
+        self.eliminated += part.eliminated;
+    }
+}
+
 /// A row whose normal equations cannot be factorised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{side:?} row {row} cannot be solved: {source}; raise model.regularization")]
@@ -120,21 +138,22 @@ pub struct RowFailed {
     pub source: NotPositiveDefinite,
 }
 
+/// Rows of a panel.
+fn panel_rows<E>(stride: usize) -> usize {
+    (PANEL / size_of::<E>() / stride).clamp(16, 256)
+}
+
 /// `G = Σ y yᵀ` over all rows that exist, upper triangle, padded. Summed in fixed blocks, so that the number of
 /// threads does not show in its bits.
 pub fn gram(arch: Arch, table: &Table) -> Vec<f64> {
-    const BLOCK: usize = 1024;
+    const BLOCK: usize = 2048;
     let (k, stride) = (table.rank(), kernel::padded(table.rank()));
     let blocks: Vec<Vec<f64>> = table
         .values()
         .par_chunks(BLOCK * k)
         .map(|values| {
             let mut sum = vec![0.0; stride * stride];
-            let mut panel = vec![0.0; values.len() / k * stride];
-            for (target, row) in panel.chunks_exact_mut(stride).zip(values.chunks_exact(k)) {
-                target[..k].copy_from_slice(row);
-            }
-            arch.dispatch(GramBlock { sum: &mut sum, panel: &panel, stride });
+            arch.dispatch(GramBlock { sum: &mut sum, values, k, stride });
             sum
         })
         .collect();
@@ -147,7 +166,8 @@ pub fn gram(arch: Arch, table: &Table) -> Vec<f64> {
 
 struct GramBlock<'a> {
     sum: &'a mut [f64],
-    panel: &'a [f64],
+    values: &'a [f64],
+    k: usize,
     stride: usize,
 }
 
@@ -156,185 +176,167 @@ impl WithSimd for GramBlock<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        kernel::rank_update(simd, self.sum, self.panel, self.stride);
+        let GramBlock { sum, values, k, stride } = self;
+        let rows = panel_rows::<f64>(stride);
+        let mut panel = Buffer::new(rows * stride);
+        for values in values.chunks(rows * k) {
+            for (target, row) in panel.get_mut().chunks_exact_mut(stride).zip(values.chunks_exact(k)) {
+                target[..k].copy_from_slice(row);
+            }
+            kernel::rank_update(simd, sum, &panel.get()[..values.len() / k * stride], stride);
+        }
     }
+}
+
+/// `a0 G`, which every normal matrix begins with; `None` where pairs that nobody observed do not count.
+pub fn unobserved_gram(arch: Arch, fixed: &Table, weights: &Weights) -> Option<Vec<f64>> {
+    (weights.unobserved > 0.0).then(|| {
+        let mut gram = gram(arch, fixed);
+        gram.iter_mut().for_each(|value| *value *= weights.unobserved);
+        gram
+    })
+}
+
+/// Floating-point operations that a row of `n` pairs costs.
+pub fn row_cost(n: usize, k: usize) -> f64 {
+    let (n, k) = (n as f64, k as f64);
+    if n == 0.0 { 0.0 } else { n * k * (k + 1.0) + k * k * k / 3.0 + 6.0 * k * k }
 }
 
 /// Solves every row of `target` that has data, in parallel over rows; rows without data become zero.
 ///
 /// `others` is the number of rows that exist on the other side. Costs `pairs · k²` floating-point operations for the
-/// normal equations and `k³/3` a row. Equal input gives equal bits for any number of threads.
+/// normal equations and `k³/3` a row; with [`Precision::Mixed`] further `8 · pairs · k` for the residuals. Takes 4 bytes
+/// a number of the fixed side meanwhile ([`Precision::Single`]). Equal input gives equal bits for any number of threads.
 ///
 /// # Errors
-/// [`RowFailed`] names a row that cannot be solved; `target` is then of no use.
-pub fn half_sweep(arch: Arch, half: Half<'_>, target: &mut Table, others: usize) -> Result<Swept, RowFailed> {
-    let gram = (half.weights.unobserved > 0.0).then(|| {
-        let mut gram = gram(arch, half.fixed);
-        gram.iter_mut().for_each(|value| *value *= half.weights.unobserved);
-        gram
+/// [`RowFailed`] names the first row that cannot be solved; `target` is then of no use.
+pub fn half_sweep(arch: Arch, half: Half<'_>, precision: Precision, target: &mut Table, others: usize) -> Result<Swept, RowFailed> {
+    let sweep = Sweep::new(arch, half, precision, others);
+    let (rows, k) = (target.len(), target.rank());
+    let pairs: usize = (0..rows).map(|row| half.rows.degree(row)).sum();
+    let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
+    let mut work = Work::default();
+    let mut heavy = Vec::new();
+    if precision != Precision::Double {
+        heavy.extend((0..rows).filter(|&row| mixed::is_heavy(half.rows.degree(row), pairs)));
+    }
+    for &row in &heavy {
+        let x = &mut target.values_mut()[row * k..(row + 1) * k];
+        swept.take(sweep.heavy_row(arch, row, x, &mut work)?);
+    }
+    let tasks = schedule::by_cost(rows, |row| if heavy.binary_search(&row).is_ok() { 0.0 } else { row_cost(half.rows.degree(row), k) });
+    let shares = schedule::with_rows(tasks, target.values_mut(), k);
+    let parts = schedule::run(shares, Work::default, |work, task, values| {
+        arch.dispatch(SolveRows { sweep: &sweep, heavy: &heavy, task, values, work })
     });
-    let k = target.rank();
-    let chunks: Vec<Result<Swept, RowFailed>> = target
-        .values_mut()
-        .par_chunks_mut(CHUNK * k)
-        .enumerate()
-        .map_init(
-            || Workspace::new(k),
-            |work, (chunk, values)| arch.dispatch(Chunk { half, gram: gram.as_deref(), work, first: chunk * CHUNK, values, others }),
-        )
-        .collect();
-    chunks.into_iter().try_fold(Swept { residual: 0.0, eliminated: 0.0 }, |all, chunk| {
-        chunk.map(|chunk| Swept { residual: all.residual.max(chunk.residual), eliminated: all.eliminated + chunk.eliminated })
-    })
+    for part in parts {
+        swept.take(part?);
+    }
+    Ok(swept)
 }
 
-/// Scratch memory of one thread.
-struct Workspace {
-    stride: usize,
-    normal: Vec<f64>,
-    panel: Vec<f64>,
-    right: Vec<f64>,
-    x: Vec<f64>,
-    product: Vec<f64>,
+/// What all rows of a half-sweep share.
+struct Sweep<'a> {
+    half: Half<'a>,
+    precision: Precision,
+    others: usize,
+    /// [`unobserved_gram`].
+    gram: Option<Vec<f64>>,
+    single: mixed::Shadow,
 }
 
-impl Workspace {
-    fn new(k: usize) -> Workspace {
-        let stride = kernel::padded(k);
-        let zeros = |n: usize| vec![0.0; n];
-        Workspace {
-            stride,
-            normal: zeros(stride * stride),
-            panel: zeros(PANEL * stride),
-            right: zeros(stride),
-            x: zeros(stride),
-            product: zeros(stride),
+impl<'a> Sweep<'a> {
+    fn new(arch: Arch, half: Half<'a>, precision: Precision, others: usize) -> Sweep<'a> {
+        let gram = unobserved_gram(arch, half.fixed, half.weights);
+        let single = mixed::Shadow::new(&half, precision, gram.as_deref());
+        Sweep { half, precision, others, gram, single }
+    }
+
+    fn lambda(&self, row: usize) -> f64 {
+        self.half.weights.row(self.half.rows.degree(row), self.others)
+    }
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, row: usize, x: &mut [f64], next: &[u32], work: &mut Work) -> Result<Swept, RowFailed> {
+        if self.precision != Precision::Double
+            && let Some(swept) = mixed::solve(simd, self, row, x, next, work.mixed(x.len()))
+        {
+            return Ok(swept);
         }
+        double::solve(simd, self, row, x, work.double(x.len())).map_err(|source| RowFailed { side: self.half.side, row, source })
+    }
+
+    fn heavy_row(&self, arch: Arch, row: usize, x: &mut [f64], work: &mut Work) -> Result<Swept, RowFailed> {
+        let sums = mixed::heavy_sums(arch, self, row, x);
+        arch.dispatch(SolveHeavy { sweep: self, row, x, sums, work })
     }
 }
 
-struct Chunk<'a> {
-    half: Half<'a>,
-    gram: Option<&'a [f64]>,
-    work: &'a mut Workspace,
-    first: usize,
-    values: &'a mut [f64],
-    others: usize,
+/// Scratch memory of one thread.
+#[derive(Default)]
+struct Work {
+    mixed: Option<mixed::Workspace>,
+    double: Option<double::Workspace>,
 }
 
-impl WithSimd for Chunk<'_> {
+impl Work {
+    fn mixed(&mut self, k: usize) -> &mut mixed::Workspace {
+        self.mixed.get_or_insert_with(|| mixed::Workspace::new(k))
+    }
+
+    fn double(&mut self, k: usize) -> &mut double::Workspace {
+        self.double.get_or_insert_with(|| double::Workspace::new(k))
+    }
+}
+
+struct SolveRows<'a> {
+    sweep: &'a Sweep<'a>,
+    /// Rows that are solved already, ascending.
+    heavy: &'a [usize],
+    task: &'a Task,
+    values: &'a mut [f64],
+    work: &'a mut Work,
+}
+
+impl WithSimd for SolveRows<'_> {
     type Output = Result<Swept, RowFailed>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let Chunk { half, gram, work, first, values, others } = self;
+        let SolveRows { sweep, heavy, task, values, work } = self;
         let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
-        for (at, x) in values.chunks_exact_mut(half.fixed.rank()).enumerate() {
-            let row = first + at;
-            let n = half.rows.degree(row);
-            if n == 0 {
+        for (row, x) in task.rows.clone().zip(values.chunks_exact_mut(sweep.half.fixed.rank())) {
+            if sweep.half.rows.degree(row) == 0 {
                 x.fill(0.0);
-                continue;
+            } else if heavy.binary_search(&row).is_err() {
+                let next = if row + 1 < task.rows.end { sweep.half.rows.row(row + 1).0 } else { &[] };
+                swept.take(sweep.row(simd, row, x, next, work)?);
             }
-            let lambda = half.weights.row(n, others);
-            let mass = normal_equations(simd, &half, row, lambda, gram, work);
-            let residual = incoming_residual(simd, x, work, mass);
-            solve_row(simd, x, work).map_err(|source| RowFailed { side: half.side, row, source })?;
-            if kernel::pivot_spread(&work.normal, x.len(), work.stride) > ILL_CONDITIONED {
-                refine(simd, &half, row, lambda, gram, x, work);
-            }
-            swept.residual = swept.residual.max(residual);
-            swept.eliminated -= kernel::dot(simd, x, &work.right[..x.len()]);
         }
         Ok(swept)
     }
 }
 
-/// Gathers a row's counterparts panel by panel into `work.normal` and `work.right`; answers the sum of the absolute
-/// factors on the right-hand side.
-#[inline(always)]
-fn normal_equations<S: Simd>(simd: S, half: &Half<'_>, row: usize, lambda: f64, gram: Option<&[f64]>, work: &mut Workspace) -> f64 {
-    let (k, stride) = (half.fixed.rank(), work.stride);
-    match gram {
-        Some(gram) => work.normal.copy_from_slice(gram),
-        None => work.normal.fill(0.0),
-    }
-    work.right.fill(0.0);
-    let mut mass = 0.0;
-    let (columns, values) = half.rows.row(row);
-    for (columns, values) in columns.chunks(PANEL).zip(values.chunks(PANEL)) {
-        for ((&column, &value), target) in columns.iter().zip(values).zip(work.panel.chunks_exact_mut(stride)) {
-            let y = half.fixed.raw(column as usize);
-            let (weight, factor) = half.weights.pair(value);
-            let root = weight.sqrt();
-            for (target, &y) in target.iter_mut().zip(y) {
-                *target = root * y;
-            }
-            kernel::axpy(simd, factor, y, &mut work.right[..k]);
-            mass += factor.abs();
-        }
-        kernel::rank_update(simd, &mut work.normal, &work.panel[..columns.len() * stride], stride);
-    }
-    for i in 0..k {
-        work.normal[i * stride + i] += lambda;
-    }
-    mass
+struct SolveHeavy<'a> {
+    sweep: &'a Sweep<'a>,
+    row: usize,
+    x: &'a mut [f64],
+    sums: mixed::Sums,
+    work: &'a mut Work,
 }
 
-/// `‖A x − b‖ / ‖b‖` of the row as it came in, while its normal equations are at hand.
-#[inline(always)]
-fn incoming_residual<S: Simd>(simd: S, x: &[f64], work: &mut Workspace, mass: f64) -> f64 {
-    work.x[..x.len()].copy_from_slice(x);
-    kernel::symmetric(simd, &work.normal, &work.x, &mut work.product, work.stride);
-    for (product, &right) in work.product[..x.len()].iter_mut().zip(&work.right) {
-        *product -= right;
-    }
-    let product = &work.product[..x.len()];
-    relative(kernel::dot(simd, product, product).sqrt(), kernel::dot(simd, &work.right, &work.right).sqrt(), mass)
-}
+impl WithSimd for SolveHeavy<'_> {
+    type Output = Result<Swept, RowFailed>;
 
-#[inline(always)]
-fn solve_row<S: Simd>(simd: S, x: &mut [f64], work: &mut Workspace) -> Result<(), NotPositiveDefinite> {
-    kernel::cholesky(simd, &mut work.normal, x.len(), work.stride)?;
-    work.x.copy_from_slice(&work.right);
-    kernel::solve(simd, &work.normal, &mut work.x, work.stride);
-    x.copy_from_slice(&work.x[..x.len()]);
-    Ok(())
-}
-
-/// Iterative refinement of a solved row, with the factorisation at hand and the residual taken pair by pair.
-///
-/// A weight of 1e12 beside one of 1 leaves four digits of what the small one says in `A x − b`. Taken pair by pair as
-/// `Σ (a0 + w (1 − y·x)) y`, the rounding of the large pair stays along its own `y`, where the factorisation damps it.
-///
-/// # Source
-/// Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., ch. 12.
-#[inline(never)]
-fn refine<S: Simd>(simd: S, half: &Half<'_>, row: usize, lambda: f64, gram: Option<&[f64]>, x: &mut [f64], work: &mut Workspace) {
-    let (k, stride) = (x.len(), work.stride);
-    let (columns, values) = half.rows.row(row);
-    let mut last = f64::INFINITY;
-    for _ in 0..REFINEMENTS {
-        work.product.fill(0.0);
-        if let Some(gram) = gram {
-            work.x[..k].copy_from_slice(x);
-            kernel::symmetric(simd, gram, &work.x, &mut work.product, stride);
-            work.product.iter_mut().for_each(|value| *value = -*value);
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let SolveHeavy { sweep, row, x, sums, work } = self;
+        let k = x.len();
+        if let Some(swept) = mixed::solve_summed(simd, sweep, row, x, &sums, work.mixed(k)) {
+            return Ok(swept);
         }
-        kernel::axpy(simd, -lambda, x, &mut work.product[..k]);
-        for (&column, &value) in columns.iter().zip(values) {
-            let y = half.fixed.raw(column as usize);
-            let pull = half.weights.pull(value, kernel::dot(simd, x, y));
-            kernel::axpy(simd, pull, y, &mut work.product[..k]);
-        }
-        kernel::solve(simd, &work.normal, &mut work.product, stride);
-        let step = kernel::dot(simd, &work.product, &work.product).sqrt();
-        // No progress, or a step that is not a number: what is there stays.
-        if step.is_nan() || step >= last / 2.0 {
-            break;
-        }
-        kernel::axpy(simd, 1.0, &work.product[..k], x);
-        last = step;
+        double::solve(simd, sweep, row, x, work.double(k)).map_err(|source| RowFailed { side: sweep.half.side, row, source })
     }
 }
 
@@ -342,3 +344,7 @@ fn refine<S: Simd>(simd: S, half: &Half<'_>, row: usize, lambda: f64, gram: Opti
 pub fn relative(residual: f64, right: f64, mass: f64) -> f64 {
     if residual == 0.0 { 0.0 } else { residual / right.max(FLOOR * mass) }
 }
+
+#[cfg(test)]
+#[path = "als_tests.rs"]
+mod tests;

@@ -3,14 +3,17 @@
 
 use faer::{Mat, Side as Triangle};
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
+use super::als::residual::Pull;
 use super::als::{self, Half, Weights};
 use super::factors::{Factors, Side, Table};
-use super::kernel;
+use super::kernel::unchecked::prefetch;
+use super::kernel::{self, Buffer};
 use super::ratings::Ratings;
+use super::schedule::{self, Task};
 
-const CHUNK: usize = 64;
+/// Pairs whose counterparts are asked for ahead of their use.
+const AHEAD: usize = 8;
 /// Singular values below this share of the largest do not count towards the effective rank: plain rounding and the
 /// slow decay of superfluous ones stay below it, a direction that serves anybody stays above.
 pub(super) const RANK_CUTOFF: f64 = 1e-4;
@@ -49,17 +52,13 @@ struct Part {
 
 fn side(arch: Arch, half: Half<'_>, solved: &Table, others: usize) -> Part {
     let k = solved.rank();
-    let gram = (half.weights.unobserved > 0.0).then(|| {
-        let mut gram = als::gram(arch, half.fixed);
-        gram.iter_mut().for_each(|value| *value *= half.weights.unobserved);
-        gram
-    });
-    let parts: Vec<Part> = solved
-        .values()
-        .par_chunks(CHUNK * k)
-        .enumerate()
-        .map(|(chunk, values)| arch.dispatch(Chunk { half, gram: gram.as_deref(), values, first: chunk * CHUNK, others }))
-        .collect();
+    let gram = als::unobserved_gram(arch, half.fixed, half.weights);
+    let tasks = schedule::by_cost(solved.len(), |row| (8 * k * half.rows.degree(row) + 2 * k * k) as f64);
+    let parts = schedule::run(
+        tasks.into_iter().map(|task| (task, ())).collect(),
+        || Work::new(k),
+        |work, task, ()| arch.dispatch(MeasureRows { half, gram: gram.as_deref(), solved, task, others, work }),
+    );
     parts.into_iter().fold(Part { residual: 0.0, loss: 0.0, regularization: 0.0 }, |all, part| Part {
         residual: all.residual.max(part.residual),
         loss: all.loss + part.loss,
@@ -67,55 +66,74 @@ fn side(arch: Arch, half: Half<'_>, solved: &Table, others: usize) -> Part {
     })
 }
 
-struct Chunk<'a> {
-    half: Half<'a>,
-    gram: Option<&'a [f64]>,
-    values: &'a [f64],
-    first: usize,
-    others: usize,
+/// Scratch memory of one thread.
+struct Work {
+    pull: Pull,
+    x: Buffer<f64>,
+    product: Buffer<f64>,
 }
 
-impl WithSimd for Chunk<'_> {
+impl Work {
+    fn new(k: usize) -> Work {
+        let stride = kernel::padded(k);
+        Work { pull: Pull::new(stride), x: Buffer::new(stride), product: Buffer::new(stride) }
+    }
+}
+
+struct MeasureRows<'a> {
+    half: Half<'a>,
+    gram: Option<&'a [f64]>,
+    solved: &'a Table,
+    task: &'a Task,
+    others: usize,
+    work: &'a mut Work,
+}
+
+impl WithSimd for MeasureRows<'_> {
     type Output = Part;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Part {
-        let Chunk { half, gram, values, first, others } = self;
-        let k = half.fixed.rank();
-        let stride = kernel::padded(k);
-        let (mut padded, mut product, mut right) = (vec![0.0; stride], vec![0.0; stride], vec![0.0; k]);
+        let MeasureRows { half, gram, solved, task, others, work } = self;
+        let (k, stride) = (solved.rank(), kernel::padded(solved.rank()));
         let mut part = Part { residual: 0.0, loss: 0.0, regularization: 0.0 };
-        for (at, x) in values.chunks_exact(k).enumerate() {
-            let (columns, ratings) = half.rows.row(first + at);
-            if columns.is_empty() {
+        for row in task.rows.clone() {
+            let n = half.rows.degree(row);
+            if n == 0 {
                 continue;
             }
-            let lambda = half.weights.row(columns.len(), others);
-            product.fill(0.0);
-            if let Some(gram) = gram {
-                padded[..k].copy_from_slice(x);
-                kernel::symmetric(simd, gram, &padded, &mut product, stride);
-                part.loss += kernel::dot(simd, x, &product[..k]);
+            let x = solved.raw(row);
+            work.pull.clear();
+            take_pairs(simd, &half, x, row, task.rows.end, &mut work.pull);
+            work.x.get_mut()[..k].copy_from_slice(x);
+            let product = work.product.get_mut();
+            match gram {
+                Some(gram) => kernel::symmetric(simd, gram, work.x.get(), product, stride),
+                None => product.fill(0.0),
             }
-            right.fill(0.0);
-            let mut mass = 0.0;
-            for (&column, &rating) in columns.iter().zip(ratings) {
-                let y = half.fixed.raw(column as usize);
-                let (weight, factor) = half.weights.pair(rating);
-                let prediction = kernel::dot(simd, x, y);
-                part.loss += half.weights.loss(rating, prediction);
-                kernel::axpy(simd, weight * prediction, y, &mut product[..k]);
-                kernel::axpy(simd, factor, y, &mut right);
-                mass += factor.abs();
-            }
-            kernel::axpy(simd, lambda, x, &mut product[..k]);
+            let lambda = half.weights.row(n, others);
+            part.loss += work.pull.loss + kernel::dot(simd, work.x.get(), product);
             part.regularization += lambda * kernel::dot(simd, x, x);
-            let right_norm = kernel::dot(simd, &right, &right).sqrt();
-            kernel::axpy(simd, -1.0, &right, &mut product[..k]);
-            let residual = kernel::dot(simd, &product[..k], &product[..k]).sqrt();
-            part.residual = part.residual.max(als::relative(residual, right_norm, mass));
+            kernel::axpy(simd, lambda, work.x.get(), product);
+            kernel::axpy(simd, -1.0, work.pull.pull.get(), product);
+            let right = work.pull.right.get();
+            let (residual, right) = (kernel::dot(simd, product, product).sqrt(), kernel::dot(simd, right, right).sqrt());
+            part.residual = part.residual.max(als::relative(residual, right, work.pull.mass));
         }
         part
+    }
+}
+
+/// All pairs of a row, while those further on, in this row or the next up to `end`, are asked for.
+#[inline(always)]
+fn take_pairs<S: Simd>(simd: S, half: &Half<'_>, x: &[f64], row: usize, end: usize, pull: &mut Pull) {
+    let (columns, values) = half.rows.row(row);
+    let next = if row + 1 < end { half.rows.row(row + 1).0 } else { &[] };
+    for at in (0..columns.len()).step_by(AHEAD) {
+        let stop = columns.len().min(at + AHEAD);
+        let after = if stop < columns.len() { &columns[stop..columns.len().min(stop + AHEAD)] } else { &next[..next.len().min(AHEAD)] };
+        after.iter().for_each(|&column| prefetch(half.fixed.raw(column as usize)));
+        pull.take(simd, half, x, (&columns[at..stop], &values[at..stop]));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kernel::Buffer;
+
 /// Which side of the ratings matrix a row is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Side {
@@ -25,13 +27,13 @@ impl Side {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     rank: usize,
-    values: Vec<f64>,
+    values: Buffer<f64>,
     live: Vec<bool>,
 }
 
 impl Table {
     pub fn new(rank: usize) -> Table {
-        Table { rank, values: Vec::new(), live: Vec::new() }
+        Table { rank, values: Buffer::new(0), live: Vec::new() }
     }
 
     pub fn rank(&self) -> usize {
@@ -68,22 +70,22 @@ impl Table {
 
     /// A row within the table; zeros where none exists.
     pub fn raw(&self, row: usize) -> &[f64] {
-        &self.values[row * self.rank..(row + 1) * self.rank]
+        &self.values.get()[row * self.rank..(row + 1) * self.rank]
     }
 
     pub fn values(&self) -> &[f64] {
-        &self.values
+        self.values.get()
     }
 
     pub fn values_mut(&mut self) -> &mut [f64] {
-        &mut self.values
+        self.values.get_mut()
     }
 
     /// Makes the table at least `len` rows long.
     pub fn grow(&mut self, len: usize) {
         if len > self.len() {
             self.live.resize(len, false);
-            self.values.resize(len * self.rank, 0.0);
+            self.values.grow(len * self.rank);
         }
     }
 
@@ -91,14 +93,14 @@ impl Table {
     pub fn set(&mut self, at: usize, row: &[f64]) {
         self.grow(at + 1);
         self.live[at] = true;
-        self.values[at * self.rank..(at + 1) * self.rank].copy_from_slice(row);
+        self.values.get_mut()[at * self.rank..(at + 1) * self.rank].copy_from_slice(row);
     }
 
     /// Removes a row; nothing of its values stays.
     pub fn remove(&mut self, at: usize) {
         if at < self.len() {
             self.live[at] = false;
-            self.values[at * self.rank..(at + 1) * self.rank].fill(0.0);
+            self.values.get_mut()[at * self.rank..(at + 1) * self.rank].fill(0.0);
         }
     }
 

@@ -124,7 +124,7 @@ fn items_solved(scene: &Scene, factors: &Factors) -> Table {
     let weights = scene.weights();
     let half = Half { side: Side::Item, rows: &scene.ratings.items, fixed: &factors.users, weights: &weights };
     let mut items = factors.items.clone();
-    half_sweep(Arch::new(), half, &mut items, factors.users.count()).unwrap();
+    half_sweep(Arch::new(), half, super::super::als::Precision::Double, &mut items, factors.users.count()).unwrap();
     items
 }
 

@@ -25,6 +25,7 @@ pub mod processor;
 pub mod ratings;
 pub mod receipt;
 pub mod recommend;
+mod schedule;
 pub mod snapshot;
 pub mod step;
 pub mod unlearn;

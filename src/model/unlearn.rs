@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pulp::Arch;
 
-use super::als::{Half, RowFailed, Weights, half_sweep};
+use super::als::{Half, Precision, RowFailed, Weights, half_sweep};
 use super::anderson::Anderson;
 use super::certificate::{Measured, effective_rank, measure};
 use super::escape::{self, Search};
@@ -18,6 +18,12 @@ use super::{Certify, Objective, Params};
 pub const DEPTH: usize = 8;
 /// Rise of the objective that is rounding and not the accelerator's fault, relative to its size.
 const ROUNDING: f64 = 1e-13;
+/// The same of a sweep in f32.
+const SINGLE_ROUNDING: f64 = 1e-5;
+/// Down to this residual sweeps are in f32, which keeps four digits of it and is a third faster.
+const SINGLE_ABOVE: f64 = 1e-2;
+/// Sweeps in f32 at the most: where a right-hand side cancels its residual has a floor in f32 that may lie higher.
+const SINGLE_SWEEPS: usize = 16;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
 const ESCAPES: u32 = 8;
 /// Where the global proof is not had at the tolerance, factors converge further by this factor, and again, ...
@@ -215,46 +221,55 @@ impl<'a> Run<'a> {
     fn settle(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Measured, RowFailed> {
         let mut measured = self.measure();
         while measured.residual > target && self.has_sweeps(trace) && !watch.cancelled() {
-            self.converge(target, watch, trace)?;
+            self.converge(measured.residual, target, watch, trace)?;
             measured = self.measure();
         }
         Ok(measured)
     }
 
-    /// Sweeps until a residual of at most `target` is seen.
-    fn converge(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+    /// Sweeps until a residual of at most `target` is seen; `residual` is that of the factors at hand.
+    fn converge(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let mut anderson = Anderson::new(self.depth);
-        let mut best = f64::INFINITY;
+        let (mut best, mut single) = (f64::INFINITY, SINGLE_SWEEPS);
+        let mut precision = Precision::Mixed;
         while self.has_sweeps(trace) && !watch.cancelled() {
-            let eliminated = self.solve_users(watch)?;
-            if eliminated > best + ROUNDING * best.abs()
+            if residual > SINGLE_ABOVE && single > 0 {
+                (precision, single) = (Precision::Single, single - 1);
+            } else if precision == Precision::Single {
+                // What f32 took for the objective is no measure for f64.
+                (precision, single, best) = (Precision::Mixed, 0, f64::INFINITY);
+            }
+            let rounding = if precision == Precision::Single { SINGLE_ROUNDING } else { ROUNDING };
+            let eliminated = self.solve_users(precision, watch)?;
+            if eliminated > best + rounding * best.abs()
                 && let Some(plain) = anderson.last_image()
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
-                best = best.min(self.solve_users(watch)?);
+                best = best.min(self.solve_users(precision, watch)?);
             } else {
                 best = best.min(eliminated);
             }
             let mut image = self.factors.items.clone();
             let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
-            let swept = half_sweep(self.arch, items, &mut image, self.counts[0])?;
-            trace.push(swept.residual);
-            watch.swept(trace.len() as u32, swept.residual);
-            if swept.residual <= target {
+            let swept = half_sweep(self.arch, items, precision, &mut image, self.counts[0])?;
+            residual = swept.residual;
+            trace.push(residual);
+            watch.swept(trace.len() as u32, residual);
+            if residual <= target {
                 // Users are exact for the items at hand, and these are within the target.
                 return Ok(());
             }
             let next = anderson.next(self.factors.items.values(), image.values().to_vec());
             self.factors.items.values_mut().copy_from_slice(&next);
         }
-        self.solve_users(watch).map(|_| ())
+        self.solve_users(Precision::Mixed, watch).map(|_| ())
     }
 
     /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant.
-    fn solve_users(&mut self, watch: &dyn Watch) -> Result<f64, RowFailed> {
+    fn solve_users(&mut self, precision: Precision, watch: &dyn Watch) -> Result<f64, RowFailed> {
         let users = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
-        let swept = half_sweep(self.arch, users, &mut self.factors.users, self.counts[1])?;
+        let swept = half_sweep(self.arch, users, precision, &mut self.factors.users, self.counts[1])?;
         let penalty: f64 = self
             .factors
             .items

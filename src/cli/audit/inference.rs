@@ -16,7 +16,7 @@ use super::roc::{Estimate, Scores, auc, difference};
 use super::sample::Selection;
 use super::trials::{Trials, hold_out, trials};
 use crate::cli::CliError;
-use crate::model::als::{Half, Weights, half_sweep};
+use crate::model::als::{Half, Precision, Weights, half_sweep};
 use crate::model::dictionary::Dictionary;
 use crate::model::factors::{Factors, Side, Table};
 use crate::model::play::Row;
@@ -251,7 +251,7 @@ fn folded(
     let mut solved = Table::new(fixed.rank());
     solved.grow(trials.len());
     let half = Half { side, rows: &problem.users, fixed, weights };
-    half_sweep(Arch::new(), half, &mut solved, fixed.count()).map_err(CliError::failed)?;
+    half_sweep(Arch::new(), half, Precision::Double, &mut solved, fixed.count()).map_err(CliError::failed)?;
     let dot = |(at, &(_, other)): (usize, &(u32, u32))| solved.raw(at).iter().zip(fixed.raw(other as usize)).map(|(x, y)| x * y).sum();
     Ok(trials.iter().enumerate().map(dot).collect())
 }

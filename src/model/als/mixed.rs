@@ -1,0 +1,332 @@
+//! A row in f32, and a row in f32 around a residual in f64.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::residual::Pull;
+use super::{Half, Precision, Sweep, Swept, panel_rows, relative};
+use crate::model::kernel::unchecked::prefetch;
+use crate::model::kernel::{self, Buffer};
+
+/// Pivots further apart than this leave f32 too few digits: the row is done in f64.
+const ILL_CONDITIONED: f64 = 1e5;
+/// Range of pivots in which nothing that matters has left the range of f32.
+const PIVOTS: (f64, f64) = (1e-30, 1e30);
+/// Pairs that one task adds up of a row that is shared out over the threads.
+const BLOCK: usize = 1 << 14;
+/// A row with more than this share of all pairs is shared out.
+const HEAVY: f64 = 1.0 / 32.0;
+
+/// Whether a row of `n` of all `pairs` is so long that one thread would still be busy with it when the others are done.
+pub(super) fn is_heavy(n: usize, pairs: usize) -> bool {
+    n >= 4 * BLOCK && n as f64 > HEAVY * pairs as f64
+}
+
+/// The fixed side and its Gram matrix in f32.
+pub(super) struct Shadow {
+    stride: usize,
+    /// Padded rows; none with [`Precision::Mixed`], which needs the f64 rows anyway.
+    rows: Option<Buffer<f32>>,
+    /// Zeros when pairs that nobody observed do not count.
+    gram: Vec<f32>,
+}
+
+impl Shadow {
+    pub(super) fn new(half: &Half<'_>, precision: Precision, gram: Option<&[f64]>) -> Shadow {
+        let k = half.fixed.rank();
+        let stride = kernel::padded(k);
+        let rows = (precision == Precision::Single).then(|| {
+            let mut rows = Buffer::new(half.fixed.len() * stride);
+            let targets = rows.get_mut().par_chunks_mut(stride);
+            targets.zip(half.fixed.values().par_chunks(k)).with_min_len(1024).for_each(|(target, row)| narrow(row, target));
+            rows
+        });
+        let gram = gram.map_or_else(|| vec![0.0; stride * stride], |gram| gram.iter().map(|&value| value as f32).collect());
+        Shadow { stride, rows, gram }
+    }
+
+    #[inline(always)]
+    fn row(&self, at: u32) -> &[f32] {
+        let at = at as usize * self.stride;
+        self.rows.as_ref().map_or(&[], |rows| &rows.get()[at..at + self.stride])
+    }
+}
+
+#[inline(always)]
+fn narrow(row: &[f64], target: &mut [f32]) {
+    for (target, &value) in target.iter_mut().zip(row) {
+        *target = value as f32;
+    }
+}
+
+/// Scratch memory of one thread.
+pub(super) struct Workspace {
+    sums: Sums,
+    panel: Buffer<f32>,
+    /// The row as it came in, in f64 and in f32.
+    x: Buffer<f64>,
+    line: Buffer<f32>,
+    /// `b − A x` of that, in [`Precision::Mixed`].
+    product: Buffer<f64>,
+    /// What is widened for a sum in f64.
+    wide: Buffer<f64>,
+    solved: Buffer<f32>,
+}
+
+impl Workspace {
+    pub(super) fn new(k: usize) -> Workspace {
+        let stride = kernel::padded(k);
+        Workspace {
+            sums: Sums::new(stride),
+            panel: Buffer::new(panel_rows::<f32>(stride) * stride),
+            line: Buffer::new(stride),
+            x: Buffer::new(stride),
+            product: Buffer::new(stride),
+            wide: Buffer::new(stride),
+            solved: Buffer::new(stride),
+        }
+    }
+}
+
+/// What the pairs of a row add up to.
+pub(super) struct Sums {
+    normal: Buffer<f32>,
+    /// `b = Σ c y` and `Σ |c|`; with [`Precision::Single`].
+    right: Buffer<f32>,
+    mass: f64,
+    /// The same and the residual in f64; with [`Precision::Mixed`].
+    pull: Pull,
+}
+
+impl Sums {
+    fn new(stride: usize) -> Sums {
+        Sums { normal: Buffer::new(stride * stride), right: Buffer::new(stride), mass: 0.0, pull: Pull::new(stride) }
+    }
+
+    fn clear(&mut self, gram: &[f32]) {
+        self.normal.get_mut().copy_from_slice(gram);
+        self.right.get_mut().fill(0.0);
+        self.mass = 0.0;
+        self.pull.clear();
+    }
+
+    fn add(&mut self, other: &Sums) {
+        let add = |to: &mut [f32], from: &[f32]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        add(self.normal.get_mut(), other.normal.get());
+        add(self.right.get_mut(), other.right.get());
+        self.mass += other.mass;
+        self.pull.add(&other.pull);
+    }
+}
+
+/// Solves one row; `next` are the counterparts of the row that comes after it. `None` asks for f64: the row is left as
+/// it was.
+#[inline(always)]
+pub(super) fn solve<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], next: &[u32], work: &mut Workspace) -> Option<Swept> {
+    work.sums.clear(&sweep.single.gram);
+    work.x.get_mut()[..x.len()].copy_from_slice(x);
+    accumulate(simd, sweep, sweep.half.rows.row(row), next, work);
+    finish(simd, sweep, row, x, work)
+}
+
+/// [`solve`] of a row whose pairs are summed already.
+#[inline(always)]
+pub(super) fn solve_summed<S: Simd>(
+    simd: S,
+    sweep: &Sweep<'_>,
+    row: usize,
+    x: &mut [f64],
+    sums: &Sums,
+    work: &mut Workspace,
+) -> Option<Swept> {
+    work.sums.clear(&sweep.single.gram);
+    work.x.get_mut()[..x.len()].copy_from_slice(x);
+    work.sums.add(sums);
+    finish(simd, sweep, row, x, work)
+}
+
+/// Sums of one long row, in blocks over all threads, added in the order of the blocks.
+pub(super) fn heavy_sums(arch: Arch, sweep: &Sweep<'_>, row: usize, x: &[f64]) -> Sums {
+    let (columns, values) = sweep.half.rows.row(row);
+    let blocks: Vec<Sums> = columns
+        .par_chunks(BLOCK)
+        .zip(values.par_chunks(BLOCK))
+        .map(|pairs| {
+            let mut work = Workspace::new(x.len());
+            work.x.get_mut()[..x.len()].copy_from_slice(x);
+            arch.dispatch(Accumulate { sweep, pairs, work: &mut work });
+            work.sums
+        })
+        .collect();
+    let mut sums = Sums::new(sweep.single.stride);
+    blocks.iter().for_each(|block| sums.add(block));
+    sums
+}
+
+struct Accumulate<'a> {
+    sweep: &'a Sweep<'a>,
+    pairs: (&'a [u32], &'a [f32]),
+    work: &'a mut Workspace,
+}
+
+impl WithSimd for Accumulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        accumulate(simd, self.sweep, self.pairs, &[], self.work);
+    }
+}
+
+/// Adds pairs to `work.sums`, a panel at a time; while one is multiplied, the rows of the next are asked for.
+#[inline(always)]
+fn accumulate<S: Simd>(simd: S, sweep: &Sweep<'_>, (mut columns, mut values): (&[u32], &[f32]), next: &[u32], work: &mut Workspace) {
+    let (half, stride) = (&sweep.half, sweep.single.stride);
+    // Panels of equal length: while a short one is multiplied there is no time to fetch a long one.
+    let most = panel_rows::<f32>(stride);
+    let rows = columns.len().div_ceil(columns.len().div_ceil(most).max(1));
+    while !columns.is_empty() {
+        let n = rows.min(columns.len());
+        gather_panel(simd, sweep, (&columns[..n], &values[..n]), work);
+        (columns, values) = (&columns[n..], &values[n..]);
+        let mut ahead = if columns.is_empty() { next } else { columns };
+        ahead = &ahead[..most.min(ahead.len())];
+        let share = ahead.len().div_ceil(stride / 8);
+        kernel::rank_update_and(simd, work.sums.normal.get_mut(), &work.panel.get()[..n * stride], stride, || {
+            let (now, later) = ahead.split_at(share.min(ahead.len()));
+            for &column in now {
+                match sweep.precision {
+                    Precision::Single => prefetch(sweep.single.row(column)),
+                    _ => prefetch(half.fixed.raw(column as usize)),
+                }
+            }
+            ahead = later;
+        });
+    }
+}
+
+/// Copies the counterparts of some pairs into the panel, each by the root of its weight, and adds up the rest.
+#[inline(always)]
+fn gather_panel<S: Simd>(simd: S, sweep: &Sweep<'_>, (columns, values): (&[u32], &[f32]), work: &mut Workspace) {
+    let (half, stride, k) = (&sweep.half, sweep.single.stride, sweep.half.fixed.rank());
+    let Workspace { sums, panel, x, .. } = work;
+    let pairs = columns.iter().zip(values).zip(panel.get_mut().chunks_exact_mut(stride));
+    if sweep.precision == Precision::Single {
+        let right = sums.right.get_mut();
+        for ((&column, &value), target) in pairs {
+            let (weight, factor) = half.weights.pair(value);
+            sums.mass += factor.abs();
+            kernel::gather(simd, sweep.single.row(column), (weight.sqrt() as f32, factor as f32), target, right);
+        }
+    } else {
+        for ((&column, &value), target) in pairs {
+            let root = half.weights.pair(value).0.sqrt();
+            for (target, &y) in target.iter_mut().zip(half.fixed.raw(column as usize)) {
+                *target = (root * y) as f32;
+            }
+        }
+        sums.pull.take(simd, half, &x.get()[..k], (columns, values));
+    }
+}
+
+/// From the sums of a row to its new value.
+#[inline(always)]
+fn finish<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], work: &mut Workspace) -> Option<Swept> {
+    let (k, stride, lambda) = (x.len(), sweep.single.stride, sweep.lambda(row));
+    for i in 0..k {
+        work.sums.normal.get_mut()[i * stride + i] += lambda as f32;
+    }
+    let swept = match sweep.precision {
+        Precision::Single => single(simd, k, stride, work),
+        _ => {
+            let length = pull(simd, sweep, lambda, work)?;
+            corrected(simd, k, stride, length, work)
+        }
+    }?;
+    x.copy_from_slice(&work.x.get()[..k]);
+    Some(swept)
+}
+
+/// Factorises the normal matrix in place; `None` when f32 does not do.
+#[inline(always)]
+fn factorise<S: Simd>(simd: S, k: usize, stride: usize, work: &mut Workspace) -> Option<()> {
+    let normal = work.sums.normal.get_mut();
+    kernel::cholesky(simd, normal, k, stride).ok()?;
+    let fits = kernel::pivots_within(normal, k, stride, PIVOTS.0, PIVOTS.1) && kernel::pivot_spread(normal, k, stride) < ILL_CONDITIONED;
+    fits.then_some(())
+}
+
+/// `A x = b` in f32, and the residual of the row as it came in.
+#[inline(always)]
+fn single<S: Simd>(simd: S, k: usize, stride: usize, work: &mut Workspace) -> Option<Swept> {
+    narrow(work.x.get(), work.line.get_mut());
+    let solved = work.solved.get_mut();
+    kernel::symmetric(simd, work.sums.normal.get(), work.line.get(), solved, stride);
+    kernel::axpy(simd, -1.0, work.sums.right.get(), solved);
+    let residual = length(simd, solved, work.wide.get_mut());
+    let right = length(simd, work.sums.right.get(), work.wide.get_mut());
+    factorise(simd, k, stride, work)?;
+    let solved = work.solved.get_mut();
+    solved.copy_from_slice(work.sums.right.get());
+    kernel::solve(simd, work.sums.normal.get(), solved, stride);
+    widen(solved, work.x.get_mut());
+    // The right-hand side is still there.
+    let eliminated = -kernel::dot(simd, work.x.get(), work.wide.get());
+    let swept = Swept { residual: relative(residual, right, work.sums.mass), eliminated };
+    (right.is_finite() && residual.is_finite() && eliminated.is_finite()).then_some(swept)
+}
+
+/// `r = b − A x` of the row as it came in into `work.product`; answers its length.
+#[inline(always)]
+fn pull<S: Simd>(simd: S, sweep: &Sweep<'_>, lambda: f64, work: &mut Workspace) -> Option<f64> {
+    let product = work.product.get_mut();
+    match sweep.gram.as_deref() {
+        Some(gram) => kernel::symmetric(simd, gram, work.x.get(), product, sweep.single.stride),
+        None => product.fill(0.0),
+    }
+    kernel::axpy(simd, lambda, work.x.get(), product);
+    for (product, pull) in product.iter_mut().zip(work.sums.pull.pull.get()) {
+        *product = pull - *product;
+    }
+    let length = kernel::dot(simd, product, product).sqrt();
+    length.is_finite().then_some(length)
+}
+
+/// `x += d`, where `A d = r` is solved in f32 and scaled so that nothing leaves its range. The objective of the row
+/// follows from what it was: with `r` in f64 it is known to the rounding of f64 and 1e-5 of what it falls by.
+#[inline(always)]
+fn corrected<S: Simd>(simd: S, k: usize, stride: usize, residual: f64, work: &mut Workspace) -> Option<Swept> {
+    let pull = &work.sums.pull;
+    let right = kernel::dot(simd, pull.right.get(), pull.right.get()).sqrt();
+    let residual = relative(residual, right, pull.mass);
+    let before = -kernel::dot(simd, work.x.get(), work.product.get()) - pull.along;
+    let largest = work.product.get().iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    if largest == 0.0 {
+        return Some(Swept { residual, eliminated: before });
+    }
+    factorise(simd, k, stride, work)?;
+    let solved = work.solved.get_mut();
+    for (solved, &value) in solved.iter_mut().zip(work.product.get()) {
+        *solved = (value / largest) as f32;
+    }
+    kernel::solve(simd, work.sums.normal.get(), solved, stride);
+    widen(solved, work.wide.get_mut());
+    let fall = largest * kernel::dot(simd, work.product.get(), work.wide.get());
+    kernel::axpy(simd, largest, work.wide.get(), work.x.get_mut());
+    let swept = Swept { residual, eliminated: before - fall };
+    (right.is_finite() && swept.eliminated.is_finite()).then_some(swept)
+}
+
+/// The Euclidean length, with the values in f64 left in `wide`.
+#[inline(always)]
+fn length<S: Simd>(simd: S, values: &[f32], wide: &mut [f64]) -> f64 {
+    widen(values, wide);
+    kernel::dot(simd, wide, wide).sqrt()
+}
+
+#[inline(always)]
+fn widen(values: &[f32], wide: &mut [f64]) {
+    for (wide, &value) in wide.iter_mut().zip(values) {
+        *wide = f64::from(value);
+    }
+}

@@ -1,0 +1,190 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::factors::initial_row;
+use crate::model::kernel::tests::every_path;
+use crate::model::play::Row;
+use crate::model::ratings::{Builder, Ratings};
+
+const ALL: [Precision; 3] = [Precision::Single, Precision::Mixed, Precision::Double];
+const OBJECTIVES: [Objective; 2] = [Objective::Implicit, Objective::Explicit];
+
+fn params(objective: Objective, rank: usize) -> Params {
+    Params {
+        objective,
+        rank,
+        regularization: 0.3,
+        regularization_exp: 0.5,
+        alpha: 1.0,
+        unobserved_weight: 0.1,
+        tolerance: 1e-9,
+        max_sweeps: 100,
+        seed: 1,
+        threads: 0,
+        certify: Default::default(),
+    }
+}
+
+fn built(pairs: &BTreeMap<u32, BTreeMap<u32, f32>>) -> Ratings {
+    let mut builder = Builder::default();
+    for (user, row) in pairs {
+        let (columns, values) = (row.keys().copied().collect(), row.values().copied().collect());
+        builder.push(*user, &Row { columns, values, interactions: row.len() as u32 });
+    }
+    builder.finish()
+}
+
+/// Users with 0, 1, 2, … and a few with many pairs, more than a panel holds.
+fn world() -> Ratings {
+    let lengths = [1, 2, 5, 16, 33, 700, 0, 7, 64, 129, 300];
+    let row = |user: usize, n: usize| -> BTreeMap<u32, f32> {
+        (0..n).map(|at| ((at * (1 + user % 3) % 701) as u32, 1.0 + ((at + user) % 5) as f32 / 2.0)).collect()
+    };
+    built(&lengths.iter().enumerate().filter(|(_, n)| **n > 0).map(|(user, &n)| (user as u32, row(user, n))).collect())
+}
+
+fn table(side: Side, rows: usize, rank: usize, live: impl Fn(usize) -> bool) -> Table {
+    let mut table = Table::new(rank);
+    table.grow(rows);
+    (0..rows).filter(|&row| live(row)).for_each(|row| table.set(row, &initial_row(1, side, &row.to_string(), rank)));
+    table
+}
+
+/// Residual and objective of one row by their definition, with plain loops.
+fn by_hand(half: &Half<'_>, row: usize, x: &[f64], others: usize) -> (f64, f64) {
+    let (columns, values) = half.rows.row(row);
+    let lambda = half.weights.row(columns.len(), others);
+    let mut pull: Vec<f64> = x.iter().map(|x| -lambda * x).collect();
+    let (mut right, mut mass) = (vec![0.0; x.len()], 0.0);
+    let mut objective = lambda * x.iter().map(|x| x * x).sum::<f64>();
+    let mut push = |weight: f64, factor: f64, y: &[f64]| {
+        let prediction: f64 = x.iter().zip(y).map(|(x, y)| x * y).sum();
+        for i in 0..x.len() {
+            pull[i] += (factor - weight * prediction) * y[i];
+            right[i] += factor * y[i];
+        }
+        mass += factor.abs();
+        objective += weight * prediction * prediction - 2.0 * factor * prediction;
+    };
+    for (&column, &value) in columns.iter().zip(values) {
+        let (weight, factor) = half.weights.pair(value);
+        push(weight, factor, half.fixed.raw(column as usize));
+    }
+    for other in half.fixed.rows() {
+        push(half.weights.unobserved, 0.0, half.fixed.raw(other));
+    }
+    let norm = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+    (relative(norm(&pull), norm(&right), mass), objective)
+}
+
+/// Residual and objective over all rows.
+fn total_by_hand(half: &Half<'_>, solved: &Table, others: usize) -> Swept {
+    let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
+    for row in (0..solved.len()).filter(|&row| half.rows.degree(row) > 0) {
+        let (residual, eliminated) = by_hand(half, row, solved.raw(row), others);
+        swept.take(Swept { residual, eliminated });
+    }
+    swept
+}
+
+/// Every path, precision, objective and rank: what a half-sweep says is the definition, what it leaves is solved as
+/// exactly as its precision promises, and a second time f64 residuals take it to the rounding of f64.
+#[test]
+fn every_path_solves_every_row() {
+    let ratings = world();
+    for objective in OBJECTIVES {
+        for rank in [1, 5, 16, 17, 24, 33, 64, 70] {
+            let weights = Weights::new(&params(objective, rank), ratings.mean());
+            let items = table(Side::Item, ratings.items.len(), rank, |row| ratings.items.degree(row) > 0);
+            let half = Half { side: Side::User, rows: &ratings.users, fixed: &items, weights: &weights };
+            let start = table(Side::User, ratings.users.len(), rank, |row| row % 2 == 0);
+            let before = total_by_hand(&half, &start, items.count());
+            for (path, arch) in every_path().into_iter().enumerate() {
+                for precision in ALL {
+                    let name = format!("{objective:?}, rank {rank}, path {path}, {precision:?}");
+                    let (exact, left) = if precision == Precision::Double { (1e-12, 1e-11) } else { (1e-4, 1e-3) };
+                    let mut solved = start.clone();
+                    let swept = half_sweep(arch, half, precision, &mut solved, items.count()).unwrap();
+                    let after = total_by_hand(&half, &solved, items.count());
+                    assert!((swept.residual / before.residual - 1.0).abs() < exact, "{name}: {swept:?} {before:?}");
+                    assert!((swept.eliminated / after.eliminated - 1.0).abs() < exact, "{name}: {swept:?} {after:?}");
+                    assert!(after.residual < left, "{name}: {after:?}");
+                    for _ in 0..3 {
+                        half_sweep(arch, half, Precision::Mixed, &mut solved, items.count()).unwrap();
+                    }
+                    let swept = half_sweep(arch, half, Precision::Mixed, &mut solved, items.count()).unwrap();
+                    let after = total_by_hand(&half, &solved, items.count());
+                    assert!(after.residual < 1e-12 && swept.residual < 1e-12, "{name}: {after:?} {swept:?}");
+                    assert!((swept.eliminated / after.eliminated - 1.0).abs() < 1e-13, "{name}: {swept:?} {after:?}");
+                    assert!(solved.raw(6).iter().all(|&x| x == 0.0), "{name}: the row without data");
+                }
+            }
+        }
+    }
+}
+
+/// A row of which the heaviest weight is 1e24 times the lightest, beside equal ones, and one out of the range of f32.
+#[test]
+fn ill_conditioned_rows_are_solved_in_any_precision() {
+    let pairs = [
+        (0, (0..40).map(|item| (item, if item == 3 { 1e12 } else { 1e-12 })).collect()),
+        (1, (0..40).map(|item| (item, 1e6)).collect()),
+        (2, (0..40).map(|item| (item, 1e38)).collect()),
+        (3, (0..40).map(|item| (item, if item == 5 { 3e4 } else { 1.0 })).collect()),
+    ];
+    let ratings = built(&pairs.into());
+    for (regularization, scale) in [(1e-3, 1.0), (1e-9, 1e-3), (1e3, 1e18), (1e-12, 1e-22)] {
+        let weights = Weights::new(&Params { regularization, ..params(Objective::Implicit, 20) }, 0.0);
+        let mut items = table(Side::Item, 40, 20, |_| true);
+        items.values_mut().iter_mut().for_each(|value| *value *= scale);
+        let half = Half { side: Side::User, rows: &ratings.users, fixed: &items, weights: &weights };
+        for arch in every_path() {
+            for precision in [Precision::Mixed, Precision::Double] {
+                let mut solved = table(Side::User, 4, 20, |_| true);
+                for _ in 0..6 {
+                    half_sweep(arch, half, precision, &mut solved, 40).unwrap();
+                }
+                for row in 0..4 {
+                    let (residual, _) = by_hand(&half, row, solved.raw(row), 40);
+                    assert!(residual < 1e-9, "λ {regularization}, scale {scale}, {precision:?}, row {row}: {residual}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_row_is_shared_out_and_threads_do_not_show() {
+    // One item that everybody has, and a few others.
+    let pairs = (0..150_000u32).map(|user| (user, [(0, 1.0), (1 + user % 7, 2.0)].into())).collect();
+    let ratings = built(&pairs);
+    let weights = Weights::new(&params(Objective::Implicit, 24), 0.0);
+    let users = table(Side::User, ratings.users.len(), 24, |_| true);
+    let half = Half { side: Side::Item, rows: &ratings.items, fixed: &users, weights: &weights };
+    assert!(mixed::is_heavy(ratings.items.degree(0), 300_000) && !mixed::is_heavy(ratings.items.degree(1), 300_000));
+    for precision in ALL {
+        let solved = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut items = table(Side::Item, ratings.items.len(), 24, |_| true);
+            let swept = pool.install(|| half_sweep(Arch::new(), half, precision, &mut items, users.count()).unwrap());
+            (items, swept)
+        };
+        let (one, two) = (solved(1), solved(2));
+        assert_eq!(one, two, "{precision:?}");
+        let (residual, _) = by_hand(&half, 0, one.0.raw(0), users.count());
+        assert!(residual < if precision == Precision::Double { 1e-11 } else { 1e-4 }, "{precision:?}: {residual}");
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_solved_is_named_in_any_precision() {
+    let ratings = world();
+    let weights = Weights::new(&Params { regularization: 1e-300, ..params(Objective::Explicit, 16) }, 0.0);
+    let items = table(Side::Item, ratings.items.len(), 16, |_| true);
+    let half = Half { side: Side::User, rows: &ratings.users, fixed: &items, weights: &weights };
+    for precision in ALL {
+        let mut users = table(Side::User, ratings.users.len(), 16, |_| true);
+        let failed = half_sweep(Arch::new(), half, precision, &mut users, items.count()).unwrap_err();
+        assert_eq!((failed.side, failed.row), (Side::User, 0), "{precision:?}");
+    }
+}
