@@ -69,6 +69,7 @@ pub struct DeadLetter {
 
 /// A row of the outbox.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "most rows of an outbox are receipts")]
 pub enum Outgoing {
     Receipt(Receipt),
     DeadLetter(DeadLetter),
