@@ -3,11 +3,11 @@
 # Outside the clone, so that RocksDB and librdkafka are compiled once on a machine and not once in a clone.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/target
 
-# Further arguments of real and ingest: make ingest ARGS="--events 1000000"
+# Further arguments of real, ingest and bench: make ingest ARGS="--events 1000000"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka build demo test real ingest fmt lint
+.PHONY: help setup kafka build demo test real ingest bench fmt lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ real: ## MovieLens-100K the whole way on a real Kafka, with figures
 
 ingest: ## 5 million events from a real Kafka, against a bare consumer
 	@scripts/ingest $(ARGS)
+
+bench: ## the engine's ratios: sgemm, other libraries (PyPI), retrains, memory
+	@scripts/bench $(ARGS)
 
 fmt: ## format the sources
 	cargo fmt
