@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use nepenthe::model::Params;
 use nepenthe::model::als::Weights;
 use nepenthe::model::factors::{Factors, Side, initial_row};
+use nepenthe::model::local::{self, Base, Step};
 use nepenthe::model::play::Row;
-use nepenthe::model::ratings::Ratings;
+use nepenthe::model::ratings::{Change, Ratings};
 use nepenthe::model::unlearn::{DEPTH, Problem, Solution, Watch, solve_with};
+use nepenthe::model::{Objective, Params};
 use pulp::Arch;
 
 use crate::support::distance;
-use crate::support::report::Report;
+use crate::support::report::{Report, timed};
 use crate::support::world::Random;
 
 /// Relative gaps of the objective that sweeps are counted to.
@@ -94,6 +95,14 @@ impl Path {
     fn gaps(&self, optimum: f64) -> [Option<f64>; 3] {
         let reached = |gap: f64| self.objectives.iter().find(|point| point.value - optimum <= gap * optimum);
         GAPS.map(|gap| reached(gap).map(|point| point.sweeps))
+    }
+
+    fn objective(&self) -> f64 {
+        self.solution.measured.objective
+    }
+
+    fn sweep_seconds(&self) -> f64 {
+        self.residuals.last().map_or(f64::NAN, |last| last.seconds / last.sweeps)
     }
 
     /// The first sweep that found every residual below the tolerance.
@@ -199,26 +208,35 @@ pub fn run(report: &mut Report, world: &World) -> Result<(), String> {
 fn forget(report: &mut Report, world: &World, before: &Arc<Factors>, case: Case) -> Result<(), String> {
     let World { params, reference, .. } = world;
     let mut left = (*world.ratings).clone();
-    left.update(case.rows);
+    let changes = left.update(case.rows);
     let left = Arc::new(left);
     let name = &case.name;
+    let (average, one_percent) = (name.starts_with("an average"), name.starts_with("1 %"));
+    let step = interim(world, before, &left, &changes)?;
     let how = |previous, depth| How { previous, depth, tolerance: *reference, max_sweeps: 20_000, stop: f64::NEG_INFINITY };
-    let warm = solve(params, &left, how(Some(before), DEPTH))?;
-    let one_percent = name.starts_with("1 %");
+    let warm = solve(params, &left, how(Some(&step.factors), DEPTH))?;
     let cold = if world.all || one_percent { Some(solve(params, &left, how(None, DEPTH))?) } else { None };
-    let objective = |path: &Path| path.solution.measured.objective;
-    let optimum = cold.as_ref().map_or(objective(&warm), |cold| objective(cold).min(objective(&warm)));
+    let best = cold.as_ref().filter(|cold| cold.objective() < warm.objective()).unwrap_or(&warm);
+    let optimum = best.objective();
+
+    let time = step.seconds / best.sweep_seconds();
+    let figure = format!("{:.3} % of flops, {:.3} % of time", 100.0 * step.share, 100.0 * time);
+    report.hold_if(world.asked && average, format!("{name}: local step, of a sweep"), figure, "≤ 0.1 %", step.share <= 1e-3);
+    let apart = distance::relative(&step.factors, &best.solution.factors).rms;
+    let what = format!("{name}: after it, relative RMS from the optimum");
+    report.hold_if(world.asked && average, what, format!("{apart:.1e}"), "≤ 1e-4", apart <= 1e-4);
+
     let reached = warm.gaps(optimum);
     let (what, figure) = (format!("{name}: sweeps to the gaps"), in_words(reached, 20_000));
-    match (name.starts_with("an average"), one_percent) {
+    match (average, one_percent) {
         (true, _) => report.hold_if(world.asked, what, figure, "the second ≤ 3", reached[1].is_some_and(|sweeps| sweeps <= 3.0)),
         (_, true) => report.hold_if(world.asked, what, figure, "the last ≤ 35", reached[2].is_some_and(|sweeps| sweeps <= 35.0)),
         _ => report.say(what, figure),
     }
     if world.all || one_percent {
         let stop = optimum * (1.0 + GAPS[2]);
-        let plain = solve(params, &left, How { depth: 0, tolerance: 1e-12, max_sweeps: world.plain, stop, ..how(Some(before), 0) })?;
-        report.say(format!("{name}: plain alternation"), in_words(plain.gaps(optimum), world.plain));
+        let how = How { tolerance: 1e-12, max_sweeps: world.plain, stop, ..how(Some(&step.factors), 0) };
+        report.say(format!("{name}: plain alternation"), in_words(solve(params, &left, how)?.gaps(optimum), world.plain));
     }
     let Some(cold) = cold else { return Ok(()) };
     report.say(format!("{name}: trained anew"), in_words(cold.gaps(optimum), 20_000));
@@ -229,4 +247,25 @@ fn forget(report: &mut Report, world: &World, before: &Arc<Factors>, case: Case)
     let apart = distance::relative(&warm.solution.factors, &cold.solution.factors);
     report.say(format!("{name}: predictions of the two, relative RMS apart"), format!("{:.1e}", apart.rms));
     Ok(())
+}
+
+/// Factors after the local step.
+struct Interim {
+    factors: Arc<Factors>,
+    seconds: f64,
+    /// Floating-point operations as a share of a sweep.
+    share: f64,
+}
+
+fn interim(world: &World, before: &Factors, left: &Ratings, changes: &[Change]) -> Result<Interim, String> {
+    let params = &world.params;
+    let mean = if params.objective == Objective::Explicit { world.ratings.mean() } else { 0.0 };
+    // A certified generation keeps it: it is not part of the step.
+    let base = Base::of(Arch::new(), before, mean);
+    let step = Step { params, ratings: left, before, base: &base, changes, initial: &[] };
+    let (stepped, seconds) = timed(|| local::step(step));
+    let stepped = stepped.map_err(|e| e.to_string())?;
+    let mut factors = before.clone();
+    stepped.apply(&mut factors);
+    Ok(Interim { factors: Arc::new(factors), seconds, share: stepped.flops / local::sweep_flops(left, params.rank) })
 }
