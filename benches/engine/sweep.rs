@@ -8,7 +8,7 @@ use nepenthe::model::als::{Half, Weights, half_sweep};
 use nepenthe::model::certificate::measure;
 use nepenthe::model::factors::{Factors, Side, initial_row};
 use nepenthe::model::ratings::Ratings;
-use nepenthe::model::{Objective, Params};
+use nepenthe::model::{Certify, Objective, Params};
 use pulp::Arch;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -26,6 +26,7 @@ fn params(rank: usize) -> Params {
         alpha: 1.0,
         unobserved_weight: 1.0,
         tolerance: 1e-7,
+        certify: Certify::Residual,
         max_sweeps: 1,
         seed: 1,
         threads: 0,
