@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
-use nepenthe::model::als::{Half, Weights, half_sweep};
+use nepenthe::model::als::{Half, Precision, Weights, half_sweep};
 use nepenthe::model::certificate::measure;
 use nepenthe::model::factors::{Factors, Side, initial_row};
 use nepenthe::model::ratings::Ratings;
@@ -53,13 +53,17 @@ impl Sweeper {
         Sweeper { arch: Arch::new(), ratings: ratings.clone(), weights: Weights::new(&params(rank), 0.0), factors }
     }
 
-    /// Both sides once.
+    /// Both sides once, in f32 as the peers.
     fn sweep(&mut self) -> Result<(), String> {
+        self.sweep_in(Precision::Single)
+    }
+
+    fn sweep_in(&mut self, precision: Precision) -> Result<(), String> {
         let (users, items) = (self.factors.users.count(), self.factors.items.count());
         let half = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
-        half_sweep(self.arch, half, &mut self.factors.users, items).map_err(|e| e.to_string())?;
+        half_sweep(self.arch, half, precision, &mut self.factors.users, items).map_err(|e| e.to_string())?;
         let half = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
-        half_sweep(self.arch, half, &mut self.factors.items, users).map_err(|e| e.to_string())?;
+        half_sweep(self.arch, half, precision, &mut self.factors.items, users).map_err(|e| e.to_string())?;
         Ok(())
     }
 
@@ -145,6 +149,15 @@ pub fn run(report: &mut Report, plan: &Plan, ratings: &Arc<Ratings>) -> Result<(
             format!("≥ {least} %"),
             share >= least,
         );
+        let mut mixed = Vec::new();
+        for _ in 0..plan.rounds() {
+            let (done, seconds) = timed(|| two.install(|| sweeper.sweep_in(Precision::Mixed)));
+            done?;
+            mixed.push(seconds);
+        }
+        let mixed = median(&mixed);
+        report
+            .say(format!("k = {rank}: sweep with residuals in f64, 2 threads"), format!("{mixed:.2} s, {:.2} × f32 alone", mixed / sweep));
         report.say(format!("k = {rank}: 1 thread"), format!("{seconds:.2} s, {:.2} × 2 threads", seconds / sweep));
         report.hold(format!("k = {rank}: bits of 1 and 2 threads"), if same { "equal" } else { "differ" }, "equal", same);
         let pass = 100.0 * median(&passes) / sweep;
