@@ -80,6 +80,8 @@ pub struct Generation {
     pub max_events: u64,
     /// Longest time that a forget waits.
     pub forget_delay: Duration,
+    /// What a solve must be expected to take before what changed is published ahead of it.
+    pub interim_after: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -167,6 +169,7 @@ impl Config {
                 max_delay: settings.duration("generation.max_delay", Duration::from_millis(1)..=LONGEST_WAIT)?,
                 max_events: settings.integer("generation.max_events", 1..=i64::MAX as u64)?,
                 forget_delay: settings.duration("generation.forget_delay", Duration::ZERO..=LONGEST_WAIT)?,
+                interim_after: settings.duration("generation.interim_after", Duration::ZERO..=LONGEST_WAIT)?,
             },
             store: Store { path: settings.text_within("store.path", 4096)?.into() },
             purge: Purge {

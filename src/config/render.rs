@@ -114,6 +114,7 @@ impl Config {
             ("max_delay", duration(self.generation.max_delay)),
             ("max_events", integer(self.generation.max_events)),
             ("forget_delay", duration(self.generation.forget_delay)),
+            ("interim_after", duration(self.generation.interim_after)),
         ])
     }
 }

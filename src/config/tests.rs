@@ -49,6 +49,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.generation.max_delay, Duration::from_secs(60));
     assert_eq!(config.generation.max_events, 100_000);
     assert_eq!(config.generation.forget_delay, Duration::from_millis(100));
+    assert_eq!(config.generation.interim_after, Duration::from_secs(1));
     assert_eq!(config.store.path, Path::new("state"));
     assert_eq!(config.receipts.signing_key, None);
     assert_eq!((config.purge.interval, config.purge.heartbeat), (Duration::from_secs(10), Duration::from_secs(60)));
@@ -159,6 +160,7 @@ fn a_value_out_of_range_is_refused_with_what_is_allowed() {
         ("generation.max_delay", "1000h", "a duration from 1ms to 168h"),
         ("generation.max_events", "0", "an integer from 1 to"),
         ("generation.forget_delay", "soon", "a duration from 0ms to 168h"),
+        ("generation.interim_after", "200h", "a duration from 0ms to 168h"),
         ("store.path", "", "a string of 1 to 4096 bytes"),
         ("http.listen", "localhost:9464", "an IP address and a port"),
         ("http.listen", "0.0.0.0:9464", "a loopback address, or http.token_file"),

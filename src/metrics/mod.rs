@@ -101,6 +101,8 @@ pub struct Committed<'a> {
     pub phases: &'a [(&'static str, f64)],
     /// The residual is at or below the tolerance.
     pub certified: bool,
+    /// Published ahead of the solve of everything; counted apart, because that nothing is certified here is no trouble.
+    pub interim: bool,
 }
 
 /// Why there are no metrics.
@@ -145,7 +147,7 @@ impl Metrics {
         for phase in ["disk", "topic"] {
             declared.purge_duration.with_label_values(&[phase]);
         }
-        for certified in ["true", "false"] {
+        for certified in ["true", "false", "interim"] {
             declared.generations.with_label_values(&[certified]);
         }
         Ok(Metrics { declared, lagging: Mutex::default() })
@@ -282,7 +284,12 @@ impl Metrics {
         self.stands(&generation);
         let to = &self.declared;
         let Committed { number, sweeps, residual, tolerance, objective, users, items, interactions, phases, certified, .. } = generation;
-        to.generations.with_label_values(&[if certified { "true" } else { "false" }]).inc();
+        let label = match (certified, generation.interim) {
+            (true, _) => "true",
+            (false, true) => "interim",
+            (false, false) => "false",
+        };
+        to.generations.with_label_values(&[label]).inc();
         to.sweeps.inc_by(sweeps);
         for (phase, seconds) in phases {
             to.generation_duration.with_label_values(&[phase]).observe(*seconds);
@@ -290,6 +297,8 @@ impl Metrics {
         let seconds: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
         if certified {
             info!(number, sweeps, residual, objective, users, items, interactions, seconds, "generation committed");
+        } else if generation.interim {
+            info!(number, residual, users, items, interactions, seconds, "interim generation committed, the solve of everything follows");
         } else {
             warn!(number, sweeps, residual, tolerance, objective, users, items, interactions, seconds, "generation committed uncertified");
         }

@@ -51,6 +51,7 @@ const COMMITTED: Committed<'static> = Committed {
     interactions: 5,
     phases: &[("solve", 0.25), ("commit", 0.01)],
     certified: true,
+    interim: false,
 };
 
 /// One of everything that can happen.

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use pulp::Arch;
-use rayon::prelude::*;
-
-use super::als::RowFailed;
 use super::digest::LtHash;
-use super::factors::{Factors, Side, Table, initial_row};
+use super::factors::{Factors, Side, initial_row};
 use super::fence::Subject;
+use super::job::Quick;
+pub use super::job::{Job, Outcome};
+use super::local;
 use super::play::{Play, Row, fold_user};
 use super::processor::State;
-use super::ratings::{Builder, Ratings};
+use super::ratings::{Builder, Ratings, merge};
 use super::receipt::{Certificate, Counts, Manifest, Model, Request, RequestKey, Status, fitting, instant};
 use super::step::{History, Outgoing, Positions, Range, RowChange};
-use super::unlearn::{self, Problem, Solution, Watch};
+use super::unlearn::Problem;
 use super::{Millis, Objective, Params};
 
 /// Beyond this share of changed pairs the old factors are no better a start than fresh ones.
@@ -41,32 +41,6 @@ impl Current {
         };
         self.manifest.cut.iter().flat_map(of_topic).collect()
     }
-}
-
-/// All that a generation is made from; independent of the state from here on.
-#[derive(Debug)]
-pub struct Job {
-    pub problem: Problem,
-    number: u64,
-    parent: Option<u64>,
-    cut: Positions,
-    names: [Arc<Vec<Option<Arc<str>>>>; 2],
-    /// What readers have.
-    published: Option<Arc<Factors>>,
-    digest: LtHash,
-    /// Rows that lost their data before they were ever published.
-    dropped: Vec<(Side, u32)>,
-    requests: Vec<RequestKey>,
-}
-
-/// A solved generation.
-#[derive(Debug)]
-pub struct Outcome {
-    job: Job,
-    pub solution: Solution,
-    rows: Vec<(Side, u32, RowChange)>,
-    stored: Vec<(Side, u32)>,
-    digest: LtHash,
 }
 
 /// What a new generation changes in the store; committed as a whole.
@@ -105,21 +79,37 @@ impl State {
     /// Freezes the cut: reads the changed rows from the store and hands out everything that a solve needs. Reading
     /// goes on in the meantime.
     ///
-    /// Costs a scan of the changed users' rows and a copy of the names.
+    /// Costs a scan of the changed users' rows.
     ///
     /// # Errors
     /// Whatever the store answers.
     pub fn freeze<H: History>(&mut self, history: &H) -> Result<Job, H::Error> {
+        self.freeze_for(history, Duration::MAX)
+    }
+
+    /// As [`State::freeze`]; but when little changed since a certified generation and a solve is expected to take
+    /// `interim_after` or longer, the job is an interim generation: what changed is solved at once.
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub fn freeze_for<H: History>(&mut self, history: &H, interim_after: Duration) -> Result<Job, H::Error> {
         let dirty = [self.dirty[0].take(), self.dirty[1].take()];
         let rows = dirty[0].iter().map(|&user| Ok((user, self.read_user(history, user)?))).collect::<Result<Vec<_>, _>>()?;
         let changes = Arc::make_mut(&mut self.ratings).update(rows);
-        let share = changes.len() as f64 / self.ratings.pairs().max(1) as f64;
+        let mut changed = changes.len();
+        self.since = self.since.take().map(|since| merge(since, changes));
+        if let Some(since) = &self.since {
+            changed = since.len();
+        }
+        let little = changed as f64 <= COLD_SHARE * self.ratings.pairs().max(1) as f64;
         let candidates =
             if std::mem::take(&mut self.recheck) { Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect()) } else { dirty };
         let published = self.current.as_ref().map(|current| current.factors.clone());
-        let same_rank = |factors: &Arc<Factors>| factors.users.rank() == self.params.rank;
-        let previous = published.clone().filter(|factors| same_rank(factors) && share <= COLD_SHARE);
         let dropped = self.dropped(&candidates, published.as_deref());
+        let quick = if little && self.is_worth_an_interim(interim_after) { self.quick() } else { None };
+        let same_rank = |factors: &Arc<Factors>| factors.users.rank() == self.params.rank;
+        let resumed = if quick.is_none() { self.resume.take() } else { None };
+        let previous = resumed.or_else(|| published.clone().filter(|_| little)).filter(same_rank);
         let mut requests: Vec<RequestKey> =
             self.waiting.iter().filter(|(_, request)| request.receipt.status == Status::Erased).map(|(key, _)| *key).collect();
         requests.sort_unstable();
@@ -139,7 +129,27 @@ impl State {
             published,
             dropped,
             requests,
+            quick,
         })
+    }
+
+    /// Only from a certified generation of the same model: its rows are stationary.
+    fn is_worth_an_interim(&self, interim_after: Duration) -> bool {
+        let (Some(current), Some(changes)) = (&self.current, &self.since) else { return false };
+        let manifest = &current.manifest;
+        !changes.is_empty()
+            && !manifest.interim
+            && manifest.certificate.holds()
+            && manifest.model.params == self.params
+            && self.solve_seconds >= interim_after.as_secs_f64()
+            && local::is_quick(&self.ratings, changes, self.params.rank)
+    }
+
+    fn quick(&self) -> Option<Quick> {
+        let (current, changes) = (self.current.as_ref()?, self.since.as_ref()?);
+        let mean = current.manifest.model.mean.unwrap_or(0.0);
+        let rank_binds = current.manifest.certificate.rank_binds;
+        Some(Quick { changes: changes.clone(), base: self.base.clone(), mean, rank_binds })
     }
 
     fn read_user<H: History>(&self, history: &H, user: u32) -> Result<Row, H::Error> {
@@ -181,7 +191,7 @@ impl State {
 
     /// Makes a solved generation the current one. `seconds` is what the solve took.
     pub fn adopt(&mut self, outcome: Outcome, seconds: f64, now: Millis) -> NewGeneration {
-        let Outcome { job, solution, rows, stored, digest } = outcome;
+        let Outcome { job, solution, interim, base, rows, stored, digest } = outcome;
         let certificate = Certificate::of(&solution, job.problem.params.tolerance, seconds);
         let requests = self.unlearned(&job, &solution.factors, &certificate, now);
         let (ids, requests_omitted) = fitting(requests.iter().map(|(_, request)| request.receipt.request_id.clone()));
@@ -211,7 +221,13 @@ impl State {
             requests: ids,
             requests_omitted,
             certificate,
+            interim,
         };
+        if !interim {
+            // A solve that had nothing to do says little about the next one.
+            self.solve_seconds = seconds.max(self.solve_seconds / 2.0);
+        }
+        (self.since, self.base) = (Some(Vec::new()), base);
         if !manifest.certificate.holds() {
             // Not there yet: the next generation goes on from here.
             self.changed += 1;
@@ -253,6 +269,15 @@ impl State {
     pub fn failed(&mut self) {
         self.recheck = true;
         self.changed += 1;
+        // Whatever was in the way of a quick step is met and named by a solve of everything.
+        self.since = None;
+    }
+
+    /// A solve was ended for something more urgent: no generation, but the next solve goes on from where it was.
+    pub fn abandon(&mut self, outcome: Outcome) {
+        self.recheck = true;
+        self.changed += 1;
+        self.resume = Some(Arc::new(outcome.solution.factors));
     }
 
     /// The current generation can be read up to `ends` on the factors topic: receipts advance, names without rows go.
@@ -311,88 +336,4 @@ pub(super) fn read_all<H: History>(history: &H, objective: Objective) -> Result<
         builder.push(last.user, &fold_user(&plays, &names, objective));
     }
     Ok(builder.finish())
-}
-
-impl Job {
-    /// The number that the generation will have.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Solves the frozen problem and works out what its readers must be told.
-    ///
-    /// # Errors
-    /// [`RowFailed`] names a row that cannot be solved.
-    pub fn run(self, watch: &dyn Watch) -> Result<Outcome, RowFailed> {
-        let solution = unlearn::solve(Arch::new(), &self.problem, watch)?;
-        let mut told =
-            Difference { rows: self.dropped.iter().map(|&(side, row)| (side, row, RowChange::Drop)).collect(), ..Difference::default() };
-        for side in Side::BOTH {
-            let (old, new) = (self.published.as_ref().map(|factors| factors.side(side)), solution.factors.side(side));
-            let rows: Vec<u32> = (0..new.len().max(old.map_or(0, Table::len)) as u32).collect();
-            told.append(difference(side, old, new, &rows, &self.names[side as usize]));
-        }
-        let mut digest = self.digest.clone();
-        digest.merge(&told.digest);
-        Ok(Outcome { job: self, solution, rows: told.rows, stored: told.stored, digest })
-    }
-}
-
-/// What differs between two versions of the factors.
-#[derive(Default)]
-struct Difference {
-    /// What readers see differently, and what that does to the digest.
-    rows: Vec<(Side, u32, RowChange)>,
-    digest: LtHash,
-    /// What the store has differently: readers see f32 only.
-    stored: Vec<(Side, u32)>,
-}
-
-impl Difference {
-    fn append(&mut self, more: Difference) {
-        self.rows.extend(more.rows);
-        self.stored.extend(more.stored);
-        self.digest.merge(&more.digest);
-    }
-}
-
-/// What differs in these rows.
-fn difference(side: Side, old: Option<&Table>, new: &Table, rows: &[u32], names: &[Option<Arc<str>>]) -> Difference {
-    let parts: Vec<Difference> = rows
-        .par_chunks(512)
-        .map(|rows| {
-            let mut found = Difference::default();
-            for &row in rows {
-                let at = row as usize;
-                let same = match (old.and_then(|old| old.row(at)), new.row(at)) {
-                    (None, None) => true,
-                    (Some(old), Some(new)) => old.len() == new.len() && old.iter().zip(new).all(|(a, b)| a.to_bits() == b.to_bits()),
-                    _ => false,
-                };
-                if same {
-                    continue;
-                }
-                found.stored.push((side, row));
-                let (before, after) = (old.and_then(|old| old.published(at)), new.published(at));
-                if before == after {
-                    continue;
-                }
-                // A row that exists has a name: names go only once their tombstone is out.
-                let Some(name) = names.get(at).and_then(Option::as_deref) else { continue };
-                let key = side.key(name);
-                if let Some(before) = &before {
-                    found.digest.remove(key.as_bytes(), before);
-                }
-                if let Some(after) = &after {
-                    found.digest.add(key.as_bytes(), after);
-                }
-                found.rows.push((side, row, if after.is_some() { RowChange::Put } else { RowChange::Tombstone }));
-            }
-            found
-        })
-        .collect();
-    parts.into_iter().fold(Difference::default(), |mut all, part| {
-        all.append(part);
-        all
-    })
 }

@@ -18,6 +18,7 @@ use pulp::Arch;
 use super::als::{self, RowFailed, Weights};
 use super::factors::{Factors, Side, Table};
 use super::ratings::{Change, Ratings, Rows};
+use super::step::Marks;
 use super::{Objective, Params, kernel, unlearn};
 use phase::{Event, Held, Phase};
 
@@ -108,9 +109,10 @@ pub fn sweep_flops(ratings: &Ratings, rank: usize) -> f64 {
 /// own, at most a hundredth of a sweep or `5e7` floating-point operations.
 pub fn is_quick(ratings: &Ratings, changes: &[Change], rank: usize) -> bool {
     let touched = Touched::of(changes);
-    // A changed user may bring something to every touched item.
-    let pairs: usize = changes.len() + touched.users.iter().map(|&user| ratings.users.degree(user as usize)).sum::<usize>();
-    let flops = phase::correction_flops(touched.users.len() + touched.items.len(), changes.len() + pairs, rank);
+    // A pair of a touched user with a touched item, both still there, says something to the item.
+    let pairs = |rows: &Rows, touched: &[u32]| touched.iter().map(|&row| rows.degree(row as usize)).sum::<usize>();
+    let between = pairs(&ratings.users, &touched.users).min(pairs(&ratings.items, &touched.items));
+    let flops = phase::correction_flops(touched.users.len() + touched.items.len(), 2 * changes.len() + between, rank);
     flops <= (SHARE * sweep_flops(ratings, rank)).max(OWN_LEAST)
 }
 
@@ -129,7 +131,7 @@ pub fn step(step: Step<'_>) -> Result<Local, RowFailed> {
     let mean = if params.objective == Objective::Explicit { ratings.mean() } else { 0.0 };
     let weights = [Weights::new(params, base.mean), Weights::new(params, mean)];
     let touched = Touched::of(changes);
-    let (mut users, mut items) = (Patch::new(ratings.users.len()), Patch::new(ratings.items.len()));
+    let (mut users, mut items) = (Patch::default(), Patch::default());
     let counts =
         [users.removed(&touched.users, &before.users, &ratings.users), items.removed(&touched.items, &before.items, &ratings.items)];
     start(step, &weights[1], &mut items);
@@ -196,8 +198,8 @@ impl Touched {
     /// What the pairs of touched items with changed users say to the items; pairs of equal value, too, because the
     /// user's row is another now. Ascending by item, then user.
     fn item_events(&self, users: &Patch, ratings: &Ratings) -> Vec<Event> {
-        let mut touched = vec![false; ratings.items.len()];
-        self.items.iter().for_each(|&item| touched[item as usize] = true);
+        let mut touched = Marks::default();
+        self.items.iter().for_each(|&item| touched.set(item));
         let mut events: Vec<Event> =
             self.by_user.iter().map(|c| Event { row: c.item, counterpart: c.user, before: c.before, after: c.after }).collect();
         for changes in self.by_user.chunk_by(|a, b| a.user == b.user) {
@@ -207,7 +209,7 @@ impl Touched {
             }
             let (items, values) = ratings.users.row(user as usize);
             for (&item, &value) in items.iter().zip(values) {
-                if touched[item as usize] && changes.binary_search_by_key(&item, |change| change.item).is_err() {
+                if touched.contains(item) && changes.binary_search_by_key(&item, |change| change.item).is_err() {
                     events.push(Event { row: item, counterpart: user, before: Some(value), after: Some(value) });
                 }
             }
@@ -220,22 +222,22 @@ impl Touched {
 const NOWHERE: u32 = u32::MAX;
 
 /// Rows that differ from those of a table; `None` stands for one that is gone.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Patch {
-    /// Place of each row in `rows`, [`NOWHERE`] for those that are as they were.
+    /// Place of each row in `rows`, [`NOWHERE`] or beyond the end for those that are as they were.
     places: Vec<u32>,
     rows: Vec<(u32, Option<Vec<f64>>)>,
 }
 
 impl Patch {
-    fn new(len: usize) -> Patch {
-        Patch { places: vec![NOWHERE; len], rows: Vec::new() }
-    }
-
     fn put(&mut self, row: u32, values: Option<Vec<f64>>) {
-        match self.places[row as usize] {
+        let at = row as usize;
+        if self.places.len() <= at {
+            self.places.resize(at + 1, NOWHERE);
+        }
+        match self.places[at] {
             NOWHERE => {
-                self.places[row as usize] = self.rows.len() as u32;
+                self.places[at] = self.rows.len() as u32;
                 self.rows.push((row, values));
             }
             place => self.rows[place as usize].1 = values,

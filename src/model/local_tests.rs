@@ -204,6 +204,22 @@ fn rows_follow_their_data() {
     }
 }
 
+/// The last numbers of both sides leave, and so much else that the ratings are made anew without them.
+#[test]
+fn the_last_rows_may_leave() {
+    for objective in OBJECTIVES {
+        let pairs = world(6, 5);
+        let after: Pairs = pairs.iter().take(3).map(|(user, row)| (*user, row.iter().take(2).map(|(i, v)| (*i, *v)).collect())).collect();
+        let scene = Scene::new(params(objective), &pairs, &after);
+        assert!(scene.ratings.items.len() < scene.before.items.len());
+        let mut factors = scene.before.clone();
+        step(scene.step()).unwrap().apply(&mut factors);
+        for (table, rows) in [(&factors.users, &scene.ratings.users), (&factors.items, &scene.ratings.items)] {
+            (0..table.len()).for_each(|row| assert_eq!(table.is_live(row), rows.degree(row) > 0));
+        }
+    }
+}
+
 #[test]
 fn it_is_nearer_to_the_optimum_than_leaving_rows_out() {
     for objective in OBJECTIVES {
@@ -235,7 +251,7 @@ fn a_corrected_row_gains_most_of_what_a_solved_one_does() {
         let scene = Scene::new(params(objective), &pairs, &after);
         let weights = [Weights::new(&scene.params, scene.base.mean), scene.weights()];
         let touched = Touched::of(&scene.changes);
-        let mut users = Patch::new(scene.ratings.users.len());
+        let mut users = Patch::default();
         let others = users.removed(&touched.users, &scene.before.users, &scene.ratings.users);
         let events = touched.item_events(&users, &scene.ratings);
         let with = |budget: f64| {

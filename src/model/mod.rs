@@ -17,6 +17,7 @@ pub mod fence;
 pub mod generation;
 pub mod global;
 mod intake;
+mod job;
 pub mod kernel;
 pub mod lanczos;
 pub mod local;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::dictionary::{Dictionary, NumbersExhausted};
 use super::event::{self, Forget, Refusal, Selector};
-use super::factors::Side;
+use super::factors::{Factors, Side};
 use super::fence::{self, Fences};
 use super::generation::{Current, read_all};
 use super::intake::{Known, Reading};
+use super::local::Base;
 use super::play::{Play, ordered};
-use super::ratings::Ratings;
+use super::ratings::{Change, Ratings};
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
 use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Range, Step};
 use super::{Millis, Objective, Params};
@@ -58,6 +59,14 @@ pub struct State {
     pub(super) recheck: bool,
     /// Events since the last freeze.
     pub(super) changed: u64,
+    /// Pairs in which `ratings` differ from the data of the current generation; `None` when that is not known.
+    pub(super) since: Option<Vec<Change>>,
+    /// What the current generation keeps for a quick step, if it was solved here.
+    pub(super) base: Option<Arc<Base>>,
+    /// Where a solve that was ended early stood.
+    pub(super) resume: Option<Arc<Factors>>,
+    /// What a solve of everything is expected to take.
+    pub(super) solve_seconds: f64,
 }
 
 /// What a restart finds in the store.
@@ -83,8 +92,24 @@ impl State {
         let same = current.as_ref().is_none_or(|current| current.manifest.model.params == params && current.manifest.certificate.holds());
         let changed = (moved as u64).max(u64::from(!same));
         let ratings = Arc::new(read_all(history, params.objective)?);
-        let dirty = Default::default();
-        Ok(State { params, topics, dictionary, fences, positions, ratings, current, waiting, dirty, recheck: true, changed })
+        let solve_seconds = current.as_ref().map_or(0.0, |current| current.manifest.certificate.seconds);
+        Ok(State {
+            params,
+            topics,
+            dictionary,
+            fences,
+            positions,
+            ratings,
+            current,
+            waiting,
+            dirty: Default::default(),
+            recheck: true,
+            changed,
+            since: (moved == 0).then(Vec::new),
+            base: None,
+            resume: None,
+            solve_seconds,
+        })
     }
 
     pub fn positions(&self) -> &Positions {

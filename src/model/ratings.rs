@@ -4,6 +4,21 @@ use std::collections::HashMap;
 
 use super::play::Row;
 
+/// Changes and later changes as one; both ascending by item, then user, and so is the result. What ends as it began is
+/// no change.
+pub fn merge(first: Vec<Change>, then: Vec<Change>) -> Vec<Change> {
+    if first.is_empty() {
+        return then;
+    }
+    let mut all = first;
+    all.extend(then);
+    // Stable: of two changes of one pair the earlier stays in front.
+    all.sort_by_key(|change| (change.item, change.user));
+    let as_one = |group: &[Change]| Change { after: group[group.len() - 1].after, ..group[0] };
+    let bits = |value: Option<f32>| value.map(f32::to_bits);
+    all.chunk_by(|a, b| (a.item, a.user) == (b.item, b.user)).map(as_one).filter(|c| bits(c.before) != bits(c.after)).collect()
+}
+
 /// Compressed rows of one side with an overlay of changed ones.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
@@ -302,6 +317,7 @@ mod tests {
         ) {
             let mut pairs: Pairs = start;
             let mut ratings = built(&pairs);
+            let (begin, mut since) = (pairs.clone(), Vec::new());
             for step in steps {
                 let rows = step.iter().map(|(user, pairs)| (*user, row(pairs))).collect();
                 let mut expected: BTreeMap<(u32, u32), (Option<f32>, Option<f32>)> = Default::default();
@@ -313,10 +329,14 @@ mod tests {
                         }
                     }
                 }
-                let changes: Vec<_> = ratings.update(rows).iter().map(|c| ((c.item, c.user), (c.before, c.after))).collect();
-                prop_assert_eq!(changes, expected.into_iter().collect::<Vec<_>>());
+                let changes = ratings.update(rows);
+                let told: Vec<_> = changes.iter().map(|c| ((c.item, c.user), (c.before, c.after))).collect();
+                prop_assert_eq!(told, expected.into_iter().collect::<Vec<_>>());
                 same(&ratings, &built(&pairs));
+                since = merge(since, changes);
             }
+            let at_once = built(&begin).update(pairs.iter().map(|(user, pairs)| (*user, row(pairs))).collect());
+            prop_assert_eq!(since, at_once);
         }
     }
 }

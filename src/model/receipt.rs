@@ -199,6 +199,9 @@ pub struct Manifest {
     pub model: Model,
     pub counts: Counts,
     pub certificate: Certificate,
+    /// Only what changed was solved, to be readable at once; the solve of everything is under way. Serves no request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interim: bool,
     pub digest: String,
     /// Requests that this generation serves.
     pub requests: Vec<String>,

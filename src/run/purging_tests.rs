@@ -88,6 +88,8 @@ impl Source for Lines {
 struct AtOnce(Option<Job>);
 
 impl Solver for AtOnce {
+    fn cancel(&mut self) {}
+
     fn start(&mut self, job: Job) {
         self.0 = Some(job);
     }
@@ -160,7 +162,7 @@ impl Rig {
         let next = ["plays", "forgets"].map(|topic| state.positions().get(&(topic.to_owned(), 0)).copied().unwrap_or(0));
         let metrics = Arc::new(Metrics::new(Refusal::CODES).unwrap());
         let board = Arc::new(Board::new(store, key(), metrics.clone(), Arc::new(Progress::default()), 0));
-        let timing = Generation { max_delay: Duration::ZERO, max_events: 1, forget_delay: Duration::ZERO };
+        let timing = Generation { max_delay: Duration::ZERO, max_events: 1, forget_delay: Duration::ZERO, interim_after: Duration::MAX };
         let purge = Purge { interval: Duration::from_secs(1), proof, heartbeat: Duration::from_secs(1) };
         let dir = tempfile::tempdir().unwrap();
         let signer = Signer::open(&dir.path().join("key.pem")).unwrap();

@@ -12,6 +12,7 @@ use crate::model::processor::{FoldError, State};
 use crate::model::receipt::{Manifest, Status};
 use crate::model::step::{Input, Outgoing, RowChange, Tally};
 use crate::model::{Millis, receipt};
+use crate::run::backoff::{Backoff, passed};
 use crate::run::board::{Board, Phase};
 use crate::run::keys::Signer;
 use crate::run::parcel::{Packer, factor_ends};
@@ -23,10 +24,6 @@ use crate::store::tables::Tables;
 
 /// Outbox rows beyond which nothing new is taken in: the way out must keep up with the way in.
 const OUTBOX_LIMIT: u64 = 50_000;
-/// First pause after a failed publication or solve; doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Millis = 500;
-const LONGEST_PAUSE: Millis = 30_000;
-
 /// What the loop talks to.
 pub struct Ports<'p> {
     pub source: &'p mut dyn Source,
@@ -44,29 +41,6 @@ pub enum TurnError {
     Fold(#[from] FoldError<StoreError>),
 }
 
-/// A pause that grows while something keeps failing.
-#[derive(Debug, Default)]
-struct Backoff {
-    until: Millis,
-    pause: Millis,
-}
-
-impl Backoff {
-    fn fail(&mut self, now: Millis) {
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        self.until = now + self.pause;
-    }
-
-    fn succeed(&mut self) {
-        *self = Backoff::default();
-    }
-
-    /// A clock that was set back must not make the pause longer than it ever is.
-    fn is_over(&self, now: Millis) -> bool {
-        now >= self.until || self.until - now > LONGEST_PAUSE
-    }
-}
-
 /// Events taken in and when.
 type Ages = Vec<(Millis, u64)>;
 
@@ -76,6 +50,14 @@ struct Sending {
     /// The generation that it ends, with all its rows.
     generation: Option<Vec<(Side, u32, RowChange)>>,
     since: Millis,
+}
+
+/// The solve that is under way.
+struct Solving {
+    since: Millis,
+    /// It serves no forget and may give way to one.
+    gives_way: bool,
+    gave_way: bool,
 }
 
 /// What a service is made of.
@@ -100,7 +82,7 @@ pub struct Service {
     pub(super) metrics: Arc<Metrics>,
     pub(super) board: Arc<Board>,
     sending: Option<Sending>,
-    solving: bool,
+    solving: Option<Solving>,
     /// Rows that wait in the outbox.
     pub(super) outbox: u64,
     /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
@@ -108,6 +90,8 @@ pub struct Service {
     /// When the oldest change came that no generation knows.
     first_change: Option<Millis>,
     first_forget: Option<Millis>,
+    /// The next generation is due whatever the delays: the current one is an interim, or a solve gave way.
+    urgent: bool,
     /// Seen since the last cut; in the generation under way.
     ages: Ages,
     ages_under_way: Ages,
@@ -130,6 +114,7 @@ impl Service {
         let service = Service {
             first_change: state.is_behind().then_some(now),
             first_forget: waits.then_some(now),
+            urgent: state.current().is_some_and(|current| current.manifest.interim),
             state,
             tables,
             topics,
@@ -138,7 +123,7 @@ impl Service {
             metrics,
             board,
             sending: None,
-            solving: false,
+            solving: None,
             outbox,
             unpublished,
             ages: Ages::new(),
@@ -165,7 +150,7 @@ impl Service {
 
     /// Everything that is stored is published, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        !self.solving && self.sending.is_none() && self.outbox == 0 && !self.state.is_behind()
+        self.solving.is_none() && self.sending.is_none() && self.outbox == 0 && !self.state.is_behind()
     }
 
     /// Nothing is left to hand out.
@@ -202,13 +187,14 @@ impl Service {
             self.freeze(ports.solver, now)?;
             progress = true;
         }
+        self.give_way(ports.solver, now);
         progress |= self.purge(ports.purger, now)?;
         self.board.phase(self.phase());
         Ok(progress)
     }
 
     fn phase(&self) -> Phase {
-        match (self.solving, &self.sending) {
+        match (self.solving.is_some(), &self.sending) {
             (true, _) => Phase::Solving,
             (false, Some(Sending { generation: Some(_), .. })) => Phase::Publishing,
             _ => Phase::Idle,
@@ -244,25 +230,40 @@ impl Service {
 
     /// One generation at a time is under way, from its freeze until readers have it.
     fn is_due(&self, now: Millis) -> bool {
-        if self.solving || !self.solver_pause.is_over(now) || self.unpublished || !self.state.is_behind() {
+        if self.solving.is_some() || !self.solver_pause.is_over(now) || self.unpublished || !self.state.is_behind() {
             return false;
         }
-        let passed = |since: Option<Millis>, delay: std::time::Duration| {
-            since.is_some_and(|since| now < since || now - since >= delay.as_millis() as Millis)
-        };
-        self.state.changed() >= self.timing.max_events
-            || passed(self.first_change, self.timing.max_delay)
-            || passed(self.first_forget, self.timing.forget_delay)
+        self.urgent
+            || self.state.changed() >= self.timing.max_events
+            || passed(self.first_change, self.timing.max_delay, now)
+            || self.forget_is_due(now)
+    }
+
+    fn forget_is_due(&self, now: Millis) -> bool {
+        passed(self.first_forget, self.timing.forget_delay, now)
+    }
+
+    /// Ends a long solve for a forget that is due, if the solve serves none itself: the forget must not wait for a
+    /// model that still knows what it forgets, and what the solve has found is gone on from. A solve that serves
+    /// forgets finishes; if it gave way too, requests that keep coming would keep all of them from being served.
+    fn give_way(&mut self, solver: &mut dyn Solver, now: Millis) {
+        let due = self.forget_is_due(now);
+        let Some(solving) = &mut self.solving else { return };
+        if solving.gives_way && !solving.gave_way && due && passed(Some(solving.since), self.timing.interim_after, now) {
+            tracing::debug!("the solve gives way to a forget");
+            solving.gave_way = true;
+            solver.cancel();
+        }
     }
 
     #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
     fn freeze(&mut self, solver: &mut dyn Solver, now: Millis) -> Result<(), TurnError> {
         let began = Instant::now();
-        let job = self.state.freeze(&self.tables)?;
-        tracing::debug!(generation = job.number(), "solving");
+        let job = self.state.freeze_for(&self.tables, self.timing.interim_after)?;
+        tracing::debug!(generation = job.number(), interim = job.is_interim(), "solving");
         self.ages_under_way.append(&mut self.ages);
-        (self.first_change, self.first_forget) = (None, None);
-        self.solving = true;
+        (self.first_change, self.first_forget, self.urgent) = (None, None, false);
+        self.solving = Some(Solving { since: now, gives_way: !job.is_interim() && !job.serves(), gave_way: false });
         self.freeze_seconds = began.elapsed().as_secs_f64();
         self.board.frozen(now);
         solver.start(job);
@@ -271,7 +272,7 @@ impl Service {
 
     #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
     fn solved(&mut self, solved: Solved, now: Millis) -> Result<(), TurnError> {
-        self.solving = false;
+        let gave_way = self.solving.take().is_some_and(|solving| solving.gave_way);
         let outcome = match solved.result {
             Ok(outcome) => outcome,
             Err(reason) => {
@@ -281,6 +282,11 @@ impl Service {
                 return Ok(());
             }
         };
+        if gave_way && !outcome.is_certified() {
+            self.state.abandon(outcome);
+            self.urgent = true;
+            return Ok(());
+        }
         let trace = outcome.solution.trace.clone();
         let began = Instant::now();
         let new = self.state.adopt(outcome, solved.seconds, now);
@@ -296,6 +302,8 @@ impl Service {
         self.board.committed(manifest, trace);
         if certified {
             self.solver_pause.succeed();
+        } else if manifest.interim {
+            self.urgent = true;
         } else {
             self.retry_later(now);
         }
@@ -404,6 +412,7 @@ fn committed<'a>(manifest: &'a Manifest, phases: &'a [(&'static str, f64)]) -> C
         interactions: counts.interactions,
         phases,
         certified: certificate.holds(),
+        interim: manifest.interim,
     }
 }
 
@@ -415,3 +424,7 @@ pub fn stamp(now: Millis) -> String {
 #[cfg(test)]
 #[path = "service_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "interim_tests.rs"]
+mod interim_tests;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::board::Board;
@@ -20,7 +21,7 @@ use crate::model::generation::Job;
 use crate::model::processor::{InputTopics, State};
 use crate::model::receipt::Manifest;
 use crate::model::step::{History, Range};
-use crate::model::unlearn::Unwatched;
+use crate::model::unlearn::{Unwatched, Watch};
 use crate::model::{Millis, Objective, Params};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -78,6 +79,8 @@ pub(in crate::run) struct Shell {
     /// Records handed over at a time, and of which topic.
     pub take: (usize, usize),
     pub job: Option<Job>,
+    /// The running job was told to end.
+    pub cancelled: bool,
     pub parcel: Option<Parcel>,
     /// The next send fails after its records went out.
     pub fail_send: bool,
@@ -114,16 +117,39 @@ impl Source for In<'_> {
     }
 }
 
-pub(in crate::run) struct Solve<'w>(&'w mut Option<Job>, bool);
+pub(in crate::run) struct Solve<'w> {
+    job: &'w mut Option<Job>,
+    may: bool,
+    cancelled: &'w mut bool,
+}
+
+/// Ends a solve after two sweeps.
+#[derive(Default)]
+struct Impatient(AtomicU32);
+
+impl Watch for Impatient {
+    fn swept(&self, sweep: u32, _: f64) {
+        self.0.store(sweep, Ordering::Relaxed);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= 2
+    }
+}
 
 impl Solver for Solve<'_> {
     fn start(&mut self, job: Job) {
-        *self.0 = Some(job);
+        (*self.job, *self.cancelled) = (Some(job), false);
+    }
+
+    fn cancel(&mut self) {
+        *self.cancelled = true;
     }
 
     fn poll(&mut self) -> Option<Solved> {
-        let job = self.1.then(|| self.0.take()).flatten()?;
-        Some(Solved { result: job.run(&Unwatched).map_err(|e| e.to_string()), seconds: 0.0 })
+        let job = (self.may || *self.cancelled).then(|| self.job.take()).flatten()?;
+        let outcome = if *self.cancelled { job.run(&Impatient::default()) } else { job.run(&Unwatched) };
+        Some(Solved { result: outcome.map_err(|e| e.to_string()), seconds: 0.0 })
     }
 }
 
@@ -159,7 +185,7 @@ impl Sink for Out<'_> {
     }
 }
 
-pub(in crate::run) fn open(world: &World, params: &Params) -> (Service, Shell) {
+pub(in crate::run) fn open(world: &World, params: &Params, interim_after: Duration) -> (Service, Shell) {
     let store: Arc<dyn Store> = world.store.clone();
     let tables = Tables::new(store.clone(), params.objective, &key()).unwrap();
     let inputs = InputTopics { interactions: PLAYS.to_owned(), forgets: FORGETS.to_owned() };
@@ -167,7 +193,7 @@ pub(in crate::run) fn open(world: &World, params: &Params) -> (Service, Shell) {
     let next = [PLAYS, FORGETS].map(|topic| state.positions().get(&(topic.to_owned(), 0)).map_or(0, |&next| next as usize));
     let metrics = Arc::new(Metrics::new(Refusal::CODES).unwrap());
     let board = Arc::new(Board::new(store, key(), metrics.clone(), Arc::new(Progress::default()), 0));
-    let timing = Generation { max_delay: Duration::from_secs(5), max_events: 12, forget_delay: Duration::from_millis(300) };
+    let timing = Generation { max_delay: Duration::from_secs(5), max_events: 12, forget_delay: Duration::from_millis(300), interim_after };
     let purge = Purge { interval: Duration::from_secs(9), proof: TopicProof::Rows, heartbeat: Duration::from_secs(9) };
     let dir = tempfile::tempdir().unwrap();
     let signer = Signer::open(&dir.path().join("key.pem")).unwrap();
@@ -178,15 +204,15 @@ pub(in crate::run) fn open(world: &World, params: &Params) -> (Service, Shell) {
 /// One turn; `solve` says whether a running solve may finish in it.
 pub(in crate::run) fn turn(world: &mut World, service: &mut Service, shell: &mut Shell, now: Millis, solve: bool) -> bool {
     let mut outputs = std::mem::take(&mut world.outputs);
-    let (mut job, mut parcel, mut fail) = (shell.job.take(), shell.parcel.take(), shell.fail_send);
+    let (mut job, mut cancelled, mut parcel, mut fail) = (shell.job.take(), shell.cancelled, shell.parcel.take(), shell.fail_send);
     let progress = {
         let mut source = In(shell, world);
-        let mut solver = Solve(&mut job, solve);
+        let mut solver = Solve { job: &mut job, may: solve, cancelled: &mut cancelled };
         let mut sink = Out(&mut parcel, &mut outputs, &mut fail);
         let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger: &mut Idle };
         service.turn(&mut ports, now, true).unwrap()
     };
-    (shell.job, shell.parcel, shell.fail_send) = (job, parcel, fail);
+    (shell.job, shell.cancelled, shell.parcel, shell.fail_send) = (job, cancelled, parcel, fail);
     world.outputs = outputs;
     progress
 }

@@ -21,6 +21,8 @@ pub struct Solved {
 /// Solves generations. One job is under way at a time.
 pub trait Solver {
     fn start(&mut self, job: Job);
+    /// Ends the running job at its next sweep; it comes back with what it has.
+    fn cancel(&mut self);
     /// The finished job, once. Never blocks.
     fn poll(&mut self) -> Option<Solved>;
 }
@@ -82,6 +84,7 @@ impl Solver for ThreadSolver {
         let (sender, receiver) = channel();
         let (pool, progress, bell) = (self.pool.clone(), self.progress.clone(), self.bell.clone());
         progress.swept(0, f64::NAN);
+        progress.cancelled.store(false, Ordering::Relaxed);
         let handle = std::thread::spawn(move || {
             let began = Instant::now();
             let result = pool.install(|| job.run(&*progress)).map_err(|e| e.to_string());
@@ -90,6 +93,10 @@ impl Solver for ThreadSolver {
             bell.ring();
         });
         self.running = Some((receiver, handle));
+    }
+
+    fn cancel(&mut self) {
+        self.progress.cancel();
     }
 
     fn poll(&mut self) -> Option<Solved> {
