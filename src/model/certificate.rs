@@ -132,7 +132,9 @@ fn take_pairs<S: Simd>(simd: S, half: &Half<'_>, x: &[f64], row: usize, end: usi
     for at in (0..columns.len()).step_by(AHEAD) {
         let stop = columns.len().min(at + AHEAD);
         let after = if stop < columns.len() { &columns[stop..columns.len().min(stop + AHEAD)] } else { &next[..next.len().min(AHEAD)] };
-        after.iter().for_each(|&column| prefetch(half.fixed.raw(column as usize)));
+        for &column in after {
+            prefetch(half.fixed.raw(column as usize));
+        }
         pull.take(simd, half, x, (&columns[at..stop], &values[at..stop]));
     }
 }

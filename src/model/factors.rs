@@ -69,6 +69,7 @@ impl Table {
     }
 
     /// A row within the table; zeros where none exists.
+    #[inline(always)]
     pub fn raw(&self, row: usize) -> &[f64] {
         &self.values.get()[row * self.rank..(row + 1) * self.rank]
     }

@@ -193,17 +193,21 @@ pub fn gather<S: Simd, E: Element>(simd: S, y: &[E], (root, factor): (E, E), pan
 pub fn dots<S: Simd, E: Element, const N: usize>(simd: S, x: &[E], ys: [&[E]; N]) -> [E; N] {
     let (x_vectors, x_rest) = E::vectors::<S>(x);
     let whole = x_vectors.len() * E::lanes::<S>();
-    let mut sums = [E::splat(simd, E::default()); N];
-    let vectors = ys.map(|y| E::vectors::<S>(&y[..whole]).0);
+    // Plain loops: what an adaptor of the standard library calls does not know the instruction set and stays a call.
+    let (mut sums, mut totals) = ([E::splat(simd, E::default()); N], [E::default(); N]);
+    let mut vectors = [x_vectors; N];
+    for i in 0..N {
+        vectors[i] = E::vectors::<S>(&ys[i][..whole]).0;
+    }
     for (at, &x) in x_vectors.iter().enumerate() {
-        for (sum, y) in sums.iter_mut().zip(vectors) {
-            *sum = E::mul_add(simd, x, y[at], *sum);
+        for i in 0..N {
+            sums[i] = E::mul_add(simd, x, vectors[i][at], sums[i]);
         }
     }
-    let mut totals = sums.map(|sum| E::sum(simd, sum));
-    for (at, &x) in x_rest.iter().enumerate() {
-        for (total, y) in totals.iter_mut().zip(ys) {
-            *total = E::fused::<S>(x, y[whole + at], *total);
+    for i in 0..N {
+        totals[i] = E::sum(simd, sums[i]);
+        for (&x, &y) in x_rest.iter().zip(&ys[i][whole..]) {
+            totals[i] = E::fused::<S>(x, y, totals[i]);
         }
     }
     totals
@@ -215,18 +219,24 @@ pub fn axpys<S: Simd, E: Element, const N: usize>(simd: S, ys: [&[E]; N], (c, a)
     let (a_vectors, a_rest) = E::vectors_mut::<S>(a);
     let (b_vectors, b_rest) = E::vectors_mut::<S>(b);
     let whole = a_vectors.len() * E::lanes::<S>();
-    let vectors = ys.map(|y| E::vectors::<S>(&y[..whole]).0);
-    let (wide_c, wide_d) = (c.map(|c| E::splat(simd, c)), d.map(|d| E::splat(simd, d)));
+    let mut vectors = [E::vectors::<S>(ys[0]).0; N];
+    let mut factors = [[E::splat(simd, E::default()); 2]; N];
+    for i in 0..N {
+        vectors[i] = E::vectors::<S>(&ys[i][..whole]).0;
+        factors[i] = [E::splat(simd, c[i]), E::splat(simd, d[i])];
+    }
     for (at, (a, b)) in a_vectors.iter_mut().zip(b_vectors).enumerate() {
-        for ((y, &c), &d) in vectors.iter().zip(&wide_c).zip(&wide_d) {
-            *a = E::mul_add(simd, c, y[at], *a);
-            *b = E::mul_add(simd, d, y[at], *b);
+        for i in 0..N {
+            let y = vectors[i][at];
+            *a = E::mul_add(simd, factors[i][0], y, *a);
+            *b = E::mul_add(simd, factors[i][1], y, *b);
         }
     }
     for (at, (a, b)) in a_rest.iter_mut().zip(b_rest).enumerate() {
-        for ((y, &c), &d) in ys.iter().zip(&c).zip(&d) {
-            *a = E::fused::<S>(c, y[whole + at], *a);
-            *b = E::fused::<S>(d, y[whole + at], *b);
+        for i in 0..N {
+            let y = ys[i][whole + at];
+            *a = E::fused::<S>(c[i], y, *a);
+            *b = E::fused::<S>(d[i], y, *b);
         }
     }
 }

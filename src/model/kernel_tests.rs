@@ -163,3 +163,20 @@ fn a_buffer_begins_on_a_cache_line() {
         assert_eq!((buffer.get().len(), buffer.get().as_ptr() as usize % 64), (len, 0));
     }
 }
+
+#[test]
+fn a_buffer_grows_with_zeros_and_keeps_what_it_has() {
+    let mut buffer = Buffer::<f64>::new(0);
+    for len in 1..300 {
+        buffer.grow(len);
+        assert_eq!((buffer.get().len(), buffer.get()[len - 1], buffer.get().as_ptr() as usize % 64), (len, 0.0, 0));
+        buffer.get_mut()[len - 1] = len as f64;
+    }
+    buffer.grow(7);
+    assert!(buffer.get().iter().copied().eq((1..300).map(f64::from)));
+    assert_eq!(buffer.clone(), buffer);
+    // Large enough for huge pages.
+    let mut large = Buffer::<f32>::new(3 << 20);
+    large.get_mut()[(3 << 20) - 1] = 1.0;
+    assert_eq!(large.get().iter().sum::<f32>(), 1.0);
+}

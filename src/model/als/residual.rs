@@ -58,7 +58,10 @@ impl Pull {
     #[inline(always)]
     fn group<S: Simd, const N: usize>(&mut self, simd: S, half: &Half<'_>, x: &[f64], columns: [u32; N], values: [f32; N]) {
         let weights: &Weights = half.weights;
-        let ys = columns.map(|column| half.fixed.raw(column as usize));
+        let mut ys: [&[f64]; N] = [&[]; N];
+        for i in 0..N {
+            ys[i] = half.fixed.raw(columns[i] as usize);
+        }
         let predictions = kernel::dots(simd, x, ys);
         let (mut pulls, mut factors) = ([0.0; N], [0.0; N]);
         for i in 0..N {
