@@ -64,7 +64,9 @@ fn nothing_is_left_in_any_file() {
         }
         settle(&store, Family::Identities);
         flush(store.db(), Family::Ledger).unwrap();
-        assert!(holders(dir.path(), &[&canary]).len() >= 3, "the search finds what is there: {:?}", holders(dir.path(), &[&canary]));
+        // Compression may cut a canary in two where a piece of it was seen before; the log never does.
+        let (found, least) = (holders(dir.path(), &[&canary]), if compressed { 1 } else { 3 });
+        assert!(found.len() >= least, "the search finds what is there: {found:?}");
         delete(&store, Family::Identities, 5);
         put(&store, Family::Ledger, 6..7, |_| "replaced".to_owned());
         delete(&store, Family::Meta, 7);
