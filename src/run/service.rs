@@ -428,3 +428,7 @@ mod tests;
 #[cfg(test)]
 #[path = "interim_tests.rs"]
 mod interim_tests;
+
+#[cfg(test)]
+#[path = "derived_tests.rs"]
+mod derived_tests;
