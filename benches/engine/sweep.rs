@@ -168,6 +168,8 @@ pub fn run(report: &mut Report, plan: &Plan, ratings: &Arc<Ratings>) -> Result<(
             "≤ 30 %",
             pass <= 30.0,
         );
+        let of_mixed = 100.0 * median(&passes) / mixed;
+        report.say(format!("k = {rank}: f64 certificate pass of a sweep with residuals in f64"), format!("{of_mixed:.0} %"));
     }
     Ok(())
 }

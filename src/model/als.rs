@@ -56,6 +56,21 @@ impl Weights {
         }
     }
 
+    /// [`Weights::pair`] of some pairs in f32, the root of the first and the second; answers `Σ |factor|`.
+    #[inline(always)]
+    pub fn pairs(&self, values: &[f32], roots: &mut [f32], factors: &mut [f32]) -> f64 {
+        // Sums of their own for every eighth value: one after the other they would take longer than all the rest here.
+        let mut mass = [0.0; 8];
+        for ((values, roots), factors) in values.chunks(8).zip(roots.chunks_mut(8)).zip(factors.chunks_mut(8)) {
+            for (((&value, root), to), mass) in values.iter().zip(roots).zip(factors).zip(&mut mass) {
+                let (weight, factor) = self.pair(value);
+                (*root, *to) = (weight.sqrt() as f32, factor as f32);
+                *mass += factor.abs();
+            }
+        }
+        mass.iter().sum()
+    }
+
     /// What an observed pair with prediction `x` adds to the objective, beyond the a0 x² that every pair adds.
     #[inline(always)]
     pub fn loss(&self, value: f32, x: f64) -> f64 {

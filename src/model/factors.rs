@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kernel::Buffer;
+use super::kernel::{Buffer, Lines};
 
 /// Which side of the ratings matrix a row is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,6 +72,11 @@ impl Table {
     #[inline(always)]
     pub fn raw(&self, row: usize) -> &[f64] {
         &self.values.get()[row * self.rank..(row + 1) * self.rank]
+    }
+
+    /// All rows within the table, for loops that read many.
+    pub fn lines(&self) -> Lines<'_, f64> {
+        Lines::new(self.values.get(), self.rank)
     }
 
     pub fn values(&self) -> &[f64] {

@@ -106,6 +106,60 @@ fn normal_equations_are_solved_on_every_path() {
     on_every_path(EveryRank::<f32>(Default::default()));
 }
 
+/// Sums over rows against plain loops, for lengths with and without a rest.
+#[derive(Clone)]
+struct Rows<E>(std::marker::PhantomData<E>);
+
+impl<E: Element> WithSimd for Rows<E> {
+    type Output = ();
+
+    fn with_simd<S: Simd>(self, simd: S) {
+        let rounding = 100.0 * EveryRank::<E>::epsilon();
+        let near = |a: E, b: f64, what: &str| assert!((a.to_f64() - b).abs() <= rounding * b.abs().max(1.0), "{what}: {a:?} {b}");
+        let factor = |i: usize| ((i * 29 + 3) % 17) as f64 / 17.0 - 0.4;
+        let numbers = |n: usize, shift: usize| (0..n).map(|i| E::from_f64(factor(i + shift))).collect::<Vec<E>>();
+        for k in RANKS {
+            let table: Vec<E> = sample(20, k, k);
+            let ys: Vec<&[E]> = [3, 19, 0, 7, 7, 1, 12, 4].iter().map(|&row| Lines::new(&table, k).at(row)).collect();
+            let x = numbers(k, 5);
+            for (y, dot) in ys.iter().zip(dots(simd, &x, &ys)) {
+                near(dot, y.iter().zip(&x).map(|(y, x)| y.to_f64() * x.to_f64()).sum(), "dot");
+            }
+            for n in [0, 1, 5, 8] {
+                let (c, d) = (numbers(n, 1), numbers(n, 2));
+                let (mut a, mut b) = (numbers(k, 3), numbers(k, 4));
+                axpys(simd, &ys[..n], (&c, &d), &mut a, &mut b);
+                for (factors, sums, shift) in [(&c, &a, 3), (&d, &b, 4)] {
+                    for (at, &sum) in sums.iter().enumerate() {
+                        let added: f64 = ys.iter().zip(factors).map(|(y, c)| y[at].to_f64() * c.to_f64()).sum();
+                        near(sum, factor(at + shift) + added, "axpys");
+                    }
+                }
+            }
+            gathered::<S, E>(simd, padded(k), near);
+        }
+    }
+}
+
+fn gathered<S: Simd, E: Element>(simd: S, stride: usize, near: impl Fn(E, f64, &str)) {
+    let table: Vec<E> = sample(9, stride, stride);
+    let (rows, roots, factors) = ([8, 2, 2, 5], [0.5, 2.0, 0.0, -1.0].map(E::from_f64), [3.0, 0.25, 1.0, 7.0].map(E::from_f64));
+    let (mut panel, mut right) = (Buffer::new(4 * stride), Buffer::new(stride));
+    right.get_mut().fill(E::ONE);
+    gather(simd, (Lines::new(&table, stride), &rows), (&roots, &factors), panel.get_mut(), right.get_mut());
+    for at in 0..stride {
+        let y = |j: usize| table[rows[j] as usize * stride + at].to_f64();
+        (0..4).for_each(|j| near(panel.get()[j * stride + at], roots[j].to_f64() * y(j), "panel"));
+        near(right.get()[at], 1.0 + (0..4).map(|j| factors[j].to_f64() * y(j)).sum::<f64>(), "right");
+    }
+}
+
+#[test]
+fn sums_over_rows_are_right_on_every_path() {
+    on_every_path(Rows::<f64>(Default::default()));
+    on_every_path(Rows::<f32>(Default::default()));
+}
+
 #[derive(Clone)]
 struct Indefinite<E>(std::marker::PhantomData<E>);
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::residual::Pull;
 use super::{Half, Precision, Sweep, Swept, panel_rows, relative};
 use crate::model::kernel::unchecked::prefetch;
-use crate::model::kernel::{self, Buffer};
+use crate::model::kernel::{self, Buffer, Lines};
 
 /// Pivots further apart than this leave f32 too few digits: the row is done in f64.
 const ILL_CONDITIONED: f64 = 1e5;
@@ -46,9 +46,8 @@ impl Shadow {
     }
 
     #[inline(always)]
-    fn row(&self, at: u32) -> &[f32] {
-        let at = at as usize * self.stride;
-        self.rows.as_ref().map_or(&[], |rows| &rows.get()[at..at + self.stride])
+    fn lines(&self) -> Lines<'_, f32> {
+        Lines::new(self.rows.as_ref().map_or(&[], Buffer::get), self.stride)
     }
 }
 
@@ -63,6 +62,9 @@ fn narrow(row: &[f64], target: &mut [f32]) {
 pub(super) struct Workspace {
     sums: Sums,
     panel: Buffer<f32>,
+    /// Of each row of the panel.
+    roots: Vec<f32>,
+    factors: Vec<f32>,
     /// The row as it came in, in f64 and in f32.
     x: Buffer<f64>,
     line: Buffer<f32>,
@@ -79,6 +81,8 @@ impl Workspace {
         Workspace {
             sums: Sums::new(stride),
             panel: Buffer::new(panel_rows::<f32>(stride) * stride),
+            roots: vec![0.0; panel_rows::<f32>(stride)],
+            factors: vec![0.0; panel_rows::<f32>(stride)],
             line: Buffer::new(stride),
             x: Buffer::new(stride),
             product: Buffer::new(stride),
@@ -181,7 +185,7 @@ impl WithSimd for Accumulate<'_> {
 /// Adds pairs to `work.sums`, a panel at a time; while one is multiplied, the rows of the next are asked for.
 #[inline(always)]
 fn accumulate<S: Simd>(simd: S, sweep: &Sweep<'_>, (mut columns, mut values): (&[u32], &[f32]), next: &[u32], work: &mut Workspace) {
-    let (half, stride) = (&sweep.half, sweep.single.stride);
+    let (stride, single, double) = (sweep.single.stride, sweep.single.lines(), sweep.half.fixed.lines());
     // Panels of equal length: while a short one is multiplied there is no time to fetch a long one.
     let most = panel_rows::<f32>(stride);
     let rows = columns.len().div_ceil(columns.len().div_ceil(most).max(1));
@@ -196,8 +200,8 @@ fn accumulate<S: Simd>(simd: S, sweep: &Sweep<'_>, (mut columns, mut values): (&
             let (now, later) = ahead.split_at(share.min(ahead.len()));
             for &column in now {
                 match sweep.precision {
-                    Precision::Single => prefetch(sweep.single.row(column)),
-                    _ => prefetch(half.fixed.raw(column as usize)),
+                    Precision::Single => prefetch(single.at(column)),
+                    _ => prefetch(double.at(column)),
                 }
             }
             ahead = later;
@@ -209,23 +213,21 @@ fn accumulate<S: Simd>(simd: S, sweep: &Sweep<'_>, (mut columns, mut values): (&
 #[inline(always)]
 fn gather_panel<S: Simd>(simd: S, sweep: &Sweep<'_>, (columns, values): (&[u32], &[f32]), work: &mut Workspace) {
     let (half, stride, k) = (&sweep.half, sweep.single.stride, sweep.half.fixed.rank());
-    let Workspace { sums, panel, x, .. } = work;
-    let pairs = columns.iter().zip(values).zip(panel.get_mut().chunks_exact_mut(stride));
+    let Workspace { sums, panel, x, roots, factors, .. } = work;
+    let n = columns.len();
     if sweep.precision == Precision::Single {
-        let right = sums.right.get_mut();
-        for ((&column, &value), target) in pairs {
-            let (weight, factor) = half.weights.pair(value);
-            sums.mass += factor.abs();
-            kernel::gather(simd, sweep.single.row(column), (weight.sqrt() as f32, factor as f32), target, right);
-        }
+        let (roots, factors) = (&mut roots[..n], &mut factors[..n]);
+        sums.mass += half.weights.pairs(values, roots, factors);
+        kernel::gather(simd, (sweep.single.lines(), columns), (roots, factors), &mut panel.get_mut()[..n * stride], sums.right.get_mut());
     } else {
-        for ((&column, &value), target) in pairs {
+        let lines = half.fixed.lines();
+        for ((&column, &value), target) in columns.iter().zip(values).zip(panel.get_mut().chunks_exact_mut(stride)) {
             let root = half.weights.pair(value).0.sqrt();
-            for (target, &y) in target.iter_mut().zip(half.fixed.raw(column as usize)) {
+            for (target, &y) in target.iter_mut().zip(lines.at(column)) {
                 *target = (root * y) as f32;
             }
         }
-        sums.pull.take(simd, half, &x.get()[..k], (columns, values));
+        sums.pull.take::<S, false>(simd, half, &x.get()[..k], (columns, values), &[]);
     }
 }
 

@@ -3,7 +3,11 @@
 use pulp::Simd;
 
 use super::{Half, Weights};
-use crate::model::kernel::{self, Buffer};
+use crate::model::kernel::unchecked::prefetch;
+use crate::model::kernel::{self, Buffer, Lines};
+
+/// Pairs that are added at a time: their counterparts stay in the first-level cache from the first use to the second.
+const BATCH: usize = 16;
 
 /// What observed pairs add to one row's gradient.
 #[derive(Debug, Clone)]
@@ -40,38 +44,92 @@ impl Pull {
         self.loss += other.loss;
     }
 
-    /// Adds pairs of the row `x`, four at a time: each `y` is read from memory once, and the sums a quarter as often.
+    /// Adds pairs of the row `x`, some at a time: each `y` is read from memory once, and the sums now and then. With
+    /// `ASK` the counterparts of those that come after, and of `next`, are asked for meanwhile.
     ///
     /// Costs `6 · pairs · k` floating-point operations.
     #[inline(always)]
-    pub fn take<S: Simd>(&mut self, simd: S, half: &Half<'_>, x: &[f64], (columns, values): (&[u32], &[f32])) {
-        let (columns, columns_rest) = columns.as_chunks::<4>();
-        let (values, values_rest) = values.as_chunks::<4>();
-        for (&columns, &values) in columns.iter().zip(values) {
-            self.group(simd, half, x, columns, values);
-        }
-        for (&column, &value) in columns_rest.iter().zip(values_rest) {
-            self.group(simd, half, x, [column], [value]);
+    pub fn take<S: Simd, const ASK: bool>(
+        &mut self,
+        simd: S,
+        half: &Half<'_>,
+        x: &[f64],
+        (columns, values): (&[u32], &[f32]),
+        next: &[u32],
+    ) {
+        let lines = half.fixed.lines();
+        for start in (0..columns.len()).step_by(BATCH) {
+            let stop = columns.len().min(start + BATCH);
+            let mut ahead = if stop < columns.len() { &columns[stop..] } else { next };
+            ahead = if ASK { &ahead[..ahead.len().min(BATCH)] } else { &[] };
+            self.batch(simd, (lines, half.weights), x, (&columns[start..stop], &values[start..stop]), ahead);
         }
     }
 
     #[inline(always)]
-    fn group<S: Simd, const N: usize>(&mut self, simd: S, half: &Half<'_>, x: &[f64], columns: [u32; N], values: [f32; N]) {
-        let weights: &Weights = half.weights;
-        let mut ys: [&[f64]; N] = [&[]; N];
-        for i in 0..N {
-            ys[i] = half.fixed.raw(columns[i] as usize);
+    fn batch<S: Simd>(
+        &mut self,
+        simd: S,
+        (lines, weights): (Lines<'_, f64>, &Weights),
+        x: &[f64],
+        (columns, values): (&[u32], &[f32]),
+        mut ahead: &[u32],
+    ) {
+        let (n, k) = (columns.len(), x.len());
+        let mut ys: [&[f64]; BATCH] = [&[]; BATCH];
+        for (y, &column) in ys.iter_mut().zip(columns) {
+            *y = lines.at(column);
         }
-        let predictions = kernel::dots(simd, x, ys);
-        let (mut pulls, mut factors) = ([0.0; N], [0.0; N]);
-        for i in 0..N {
-            pulls[i] = weights.pull(values[i], predictions[i]);
-            factors[i] = weights.pair(values[i]).1;
-            self.mass += factors[i].abs();
-            self.along += factors[i] * predictions[i];
-            self.loss += weights.loss(values[i], predictions[i]);
+        let ys = &ys[..n];
+        let mut predictions = [0.0; BATCH];
+        let mut at = 0;
+        while at < n {
+            let (now, later) = ahead.split_at(ahead.len().min(8));
+            ahead = later;
+            for &column in now {
+                prefetch(lines.at(column));
+            }
+            if at + 8 <= n {
+                let eight = kernel::dots(simd, x, &ys[at..at + 8]);
+                predictions[at..at + 8].copy_from_slice(&eight);
+                at += 8;
+            } else {
+                predictions[at] = kernel::dot(simd, x, ys[at]);
+                at += 1;
+            }
         }
-        let k = x.len();
-        kernel::axpys(simd, ys, (pulls, &mut self.pull.get_mut()[..k]), (factors, &mut self.right.get_mut()[..k]));
+        let (pulls, factors) = self.weigh(weights, values, &predictions);
+        kernel::axpys(simd, ys, (&pulls[..n], &factors[..n]), &mut self.pull.get_mut()[..k], &mut self.right.get_mut()[..k]);
     }
+
+    /// Factors of the pairs of a batch in `pull` and in `right`; adds up what else they say.
+    #[inline(always)]
+    fn weigh(&mut self, weights: &Weights, values: &[f32], predictions: &[f64; BATCH]) -> ([f64; BATCH], [f64; BATCH]) {
+        let (mut pulls, mut factors) = ([0.0; BATCH], [0.0; BATCH]);
+        let mut sums = [[0.0; BATCH]; 3];
+        for (i, &value) in values.iter().enumerate() {
+            let x = predictions[i];
+            pulls[i] = weights.pull(value, x);
+            factors[i] = weights.pair(value).1;
+            sums[0][i] = factors[i].abs();
+            sums[1][i] = factors[i] * x;
+            sums[2][i] = weights.loss(value, x);
+        }
+        self.mass += added(&sums[0]);
+        self.along += added(&sums[1]);
+        self.loss += added(&sums[2]);
+        (pulls, factors)
+    }
+}
+
+/// In an order that has few additions one after the other.
+#[inline(always)]
+fn added(values: &[f64; BATCH]) -> f64 {
+    let mut sums = [0.0; 4];
+    for part in values.chunks_exact(4) {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
 }

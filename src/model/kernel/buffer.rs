@@ -15,6 +15,27 @@ pub struct Buffer<E> {
 
 const LINE: usize = 64;
 
+/// Rows of one length, one after the other: what hot loops look rows up in, with one check a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines<'a, E> {
+    values: &'a [E],
+    stride: usize,
+}
+
+impl<'a, E> Lines<'a, E> {
+    pub fn new(values: &'a [E], stride: usize) -> Lines<'a, E> {
+        Lines { values, stride }
+    }
+
+    /// A row that is there.
+    #[inline(always)]
+    pub fn at(&self, row: u32) -> &'a [E] {
+        // Cannot overflow for a row that is there; any other is refused by the check of the slice.
+        let start = (row as usize).wrapping_mul(self.stride);
+        &self.values[start..][..self.stride]
+    }
+}
+
 impl<E: Element> Buffer<E> {
     /// `len` zeros.
     pub fn new(len: usize) -> Buffer<E> {

@@ -2,6 +2,8 @@
 
 use pulp::Simd;
 
+#[cfg(target_arch = "x86_64")]
+use super::half_of;
 use super::{Element, STRIP, strip_update};
 
 /// A pivot of the Cholesky factorisation was zero, negative or not finite.
@@ -47,6 +49,7 @@ struct Block<E> {
 impl<E: Element> Block<E> {
     /// Eliminates with unscaled rows: only one division lies between a pivot and the next, and the roots come after.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "with known bounds the triangle is unrolled into registers; iterators stay loops")]
     fn factorise<S: Simd>(rows: &[E], stride: usize, top: usize) -> Result<Block<E>, NotPositiveDefinite> {
         let mut d = [[E::default(); STRIP]; STRIP];
         for (d, row) in d.iter_mut().zip(rows.chunks_exact(stride)) {
@@ -60,12 +63,11 @@ impl<E: Element> Block<E> {
             }
             block.inverse[p] = pivot.sqrt().recip();
             let minus = -pivot.recip();
-            let (above, below) = d.split_at_mut(p + 1);
-            for (i, below) in below.iter_mut().enumerate() {
-                let share = above[p][p + 1 + i] * minus;
-                block.shares[p + 1 + i][p] = share;
-                for (value, &above) in below.iter_mut().zip(&above[p]) {
-                    *value = E::fused::<S>(share, above, *value);
+            for i in p + 1..STRIP {
+                let share = d[p][i] * minus;
+                block.shares[i][p] = share;
+                for j in i..STRIP {
+                    d[i][j] = E::fused::<S>(share, d[p][j], d[i][j]);
                 }
             }
         }
@@ -121,6 +123,15 @@ fn inverse_range<E: Element>(u: &[E], k: usize, stride: usize) -> (f64, f64) {
 /// Costs `2 k²` floating-point operations.
 #[inline(always)]
 pub fn solve<S: Simd, E: Element>(simd: S, u: &[E], x: &mut [E], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(half) = half_of::<S, E>() {
+        return solve_by_strips(half, u, x, stride);
+    }
+    solve_by_strips(simd, u, x, stride);
+}
+
+#[inline(always)]
+fn solve_by_strips<S: Simd, E: Element>(simd: S, u: &[E], x: &mut [E], stride: usize) {
     let lanes = E::lanes::<S>();
     for top in (0..stride).step_by(STRIP) {
         let rows = &u[top * stride..(top + STRIP) * stride];
@@ -134,8 +145,7 @@ pub fn solve<S: Simd, E: Element>(simd: S, u: &[E], x: &mut [E], stride: usize) 
                 done[i] = E::fused::<S>(minus, row[i], done[i]);
             }
         }
-        // A vector may begin before the end of the block; what it changes there is written anew.
-        for left in ((top + STRIP) / lanes * lanes..stride).step_by(lanes) {
+        for left in (top + STRIP..stride).step_by(lanes) {
             let (target, _) = E::vectors_mut::<S>(&mut x[left..left + lanes]);
             let mut sum = target[0];
             for (p, &done) in done.iter().enumerate() {
@@ -155,23 +165,15 @@ pub fn solve<S: Simd, E: Element>(simd: S, u: &[E], x: &mut [E], stride: usize) 
 #[inline(always)]
 fn backward<S: Simd, E: Element>(simd: S, rows: &[E], x: &mut [E], stride: usize, top: usize) {
     let lanes = E::lanes::<S>();
-    let right = (top + STRIP).next_multiple_of(lanes).min(stride);
     let mut sums = [E::splat(simd, E::default()); STRIP];
-    for left in (right..stride).step_by(lanes) {
+    for left in (top + STRIP..stride).step_by(lanes) {
         let (known, _) = E::vectors::<S>(&x[left..left + lanes]);
         for (p, sum) in sums.iter_mut().enumerate() {
             let (row, _) = E::vectors::<S>(&rows[p * stride + left..p * stride + left + lanes]);
             *sum = E::mul_add(simd, row[0], known[0], *sum);
         }
     }
-    let mut taken = [E::default(); STRIP];
-    for (p, (taken, sum)) in taken.iter_mut().zip(sums).enumerate() {
-        let row = &rows[p * stride..(p + 1) * stride];
-        *taken = E::sum(simd, sum);
-        for j in top + STRIP..right {
-            *taken = E::fused::<S>(row[j], x[j], *taken);
-        }
-    }
+    let mut taken = E::sums(simd, sums);
     for p in (0..STRIP).rev() {
         let row = &rows[p * stride + top..p * stride + top + STRIP];
         let value = (x[top + p] - taken[p]) * row[p];
