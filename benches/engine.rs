@@ -32,8 +32,8 @@ use support::movielens;
 use support::report::{Report, timed};
 use support::world;
 
-/// Where the table of `--readme` begins.
-const MARK: &str = "<!-- the last table -->";
+/// Where the tables of `--readme` begin.
+const MARK: &str = "<!-- the last tables -->";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -61,7 +61,7 @@ struct Args {
     /// `ml-100k.inter` of RecBole; without it what is measured on MovieLens-100K is left out
     #[arg(long)]
     data: Option<PathBuf>,
-    /// File whose table is replaced
+    /// File that the tables of the measured parts are put into
     #[arg(long)]
     readme: Option<PathBuf>,
     /// Cargo says this to every bench
@@ -200,10 +200,10 @@ fn described(ratings: &Ratings) -> String {
     )
 }
 
-/// Replaces what follows the mark.
+/// Replaces the tables of the measured parts after the mark.
 fn write(file: &Path, report: &Report) -> Result<(), String> {
     let words = |e: std::io::Error| format!("{}: {e}", file.display());
     let text = std::fs::read_to_string(file).map_err(words)?;
-    let head = text.split_once(MARK).ok_or_else(|| format!("{}: has no line {MARK:?}", file.display()))?.0;
-    std::fs::write(file, format!("{head}{MARK}\n{}", report.markdown())).map_err(words)
+    let (head, tables) = text.split_once(MARK).ok_or_else(|| format!("{}: has no line {MARK:?}", file.display()))?;
+    std::fs::write(file, format!("{head}{MARK}\n{}", report.markdown(tables))).map_err(words)
 }

@@ -54,18 +54,28 @@ impl Report {
         self.parts.iter().flat_map(|(_, lines)| lines).filter(|line| line.must.as_ref().is_some_and(|(_, holds)| !holds)).count()
     }
 
-    /// The table in Markdown.
-    pub fn markdown(&self) -> String {
-        let mut text = String::new();
+    /// Markdown tables, one a part: those of this run in the place of what `old` holds of the same parts.
+    pub fn markdown(&self, old: &str) -> String {
+        let mut tables: Vec<String> = old.split("\n\n").map(str::trim).filter(|block| block.starts_with('|')).map(str::to_owned).collect();
         for (title, lines) in &self.parts {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "\n| {title} | measured | must be |\n|---|---|---|");
+            let mut table = format!("| {title} | measured | must be |\n|---|---|---|");
             for line in lines {
-                let _ = writeln!(text, "| {} | {} | {} |", line.what, line.figure, verdict(line));
+                // Writing to a string cannot fail.
+                let _ = write!(table, "\n| {} | {} | {} |", line.what, line.figure, verdict(line));
+            }
+            match tables.iter_mut().find(|old| part_of(old) == part_of(&table)) {
+                Some(old) => *old = table,
+                None => tables.push(table),
             }
         }
-        text
+        tables.iter().map(|table| format!("\n{table}\n")).collect()
     }
+}
+
+/// What a table is of: its title without the details.
+fn part_of(table: &str) -> &str {
+    let title = table.lines().next().unwrap_or_default();
+    title.split([':', ';']).next().unwrap_or_default().trim_end_matches(" | measured | must be |")
 }
 
 fn verdict(line: &Line) -> String {
