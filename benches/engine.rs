@@ -163,28 +163,38 @@ fn retrains(plan: &Plan, report: &mut Report) -> Result<(), String> {
     retrain::run(report, &Params { rank: 16, regularization: 0.08, ..explicit }, &ratings, true)
 }
 
+/// Weights at which the models take up a good part of their rank, and plain alternation takes long: with the defaults of
+/// `[model]` the generated worlds, whose tastes are simple, are learnt in a few sweeps.
+fn slow(rank: usize, regularization: f64) -> Result<Params, String> {
+    Ok(Params { rank, regularization, regularization_exp: 0.0, unobserved_weight: 0.1, ..defaults(Objective::Implicit)? })
+}
+
 fn forgets(plan: &Plan, report: &mut Report) -> Result<(), String> {
     let two = sweep::pool(2)?;
     let mut part = |name: String, world: World| {
-        report.part(format!("Forgetting, {name}; rank {}, λ {}", world.params.rank, world.params.regularization));
+        let Params { rank, regularization, regularization_exp, unobserved_weight, .. } = world.params;
+        report.part(format!("Forgetting, {name}; rank {rank}, λ {regularization}, ν {regularization_exp}, a0 {unobserved_weight}"));
         two.install(|| forget::run(report, &world))
     };
-    let implicit = defaults(Objective::Implicit)?;
     if let Some(data) = &plan.data {
-        let params = Params { rank: 32, regularization: 0.05, ..implicit.clone() };
         let ratings = Arc::new(movielens::read(data, true)?);
-        part("MovieLens-100K".to_owned(), World { params, ratings, reference: 1e-10, plain: 1_000, all: true, asked: true })?;
+        let world = World { params: slow(64, 7.0)?, ratings, reference: 1e-10, plain: 1_000, all: true, asked: true };
+        part("MovieLens-100K".to_owned(), world)?;
     }
-    let shape = if plan.quick { world::SMALL } else { world::MEDIUM };
-    let ratings = Arc::new(world::generate(&shape));
-    let plain = if plan.quick { 100 } else { 400 };
-    let params = implicit.clone();
-    part(described(&ratings), World { params, ratings, reference: 1e-9, plain, all: true, asked: false })?;
-    if !plan.quick {
+    let world = if plan.quick {
+        World {
+            params: slow(64, 20.0)?,
+            ratings: Arc::new(world::generate(&world::SMALL)),
+            reference: 1e-9,
+            plain: 100,
+            all: true,
+            asked: false,
+        }
+    } else {
         let ratings = Arc::new(world::generate(&world::LARGE));
-        part(described(&ratings), World { params: implicit, ratings, reference: 1e-7, plain: 60, all: false, asked: true })?;
-    }
-    Ok(())
+        World { params: slow(64, 60.0)?, ratings, reference: 1e-7, plain: 60, all: false, asked: true }
+    };
+    part(described(&world.ratings), world)
 }
 
 /// Size and tails of some ratings, in words.

@@ -2,9 +2,9 @@
 //! place, and the triangular solves. Nothing here allocates but a [`Buffer`].
 //!
 //! Matrices are k × k, row-major with a stride of [`padded`]`(k)`, and only their upper triangle counts (tiles on the
-//! diagonal write a little below it: the blocks of eight there are whole). The functions are inlined into one `pulp` dispatch; `pulp` picks AVX-512,
-//! AVX2 + FMA, NEON or plain code when the process starts; each of these gives its own last bits, and any one of them
-//! gives equal bits for equal input.
+//! diagonal write a little below it: the blocks of eight there are whole). The functions are inlined into one `pulp`
+//! dispatch; `pulp` picks AVX-512, AVX2 + FMA, NEON or plain code when the process starts; each of these gives its own
+//! last bits, and any one of them gives equal bits for equal input.
 
 use pulp::Simd;
 

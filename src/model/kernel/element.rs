@@ -44,7 +44,10 @@ pub trait Element:
 }
 
 macro_rules! element {
-    ($number:ident: $vector:ident, $lanes:ident, $splat:ident, $add:ident, $mul:ident, $fused:ident, $sum:ident, $as:ident, $mut:ident; $($more:item)*) => {
+    (
+        $number:ident: $vector:ident, $lanes:ident, $splat:ident, $add:ident, $mul:ident, $fused:ident, $sum:ident, $as:ident, $mut:ident;
+        $($more:item)*
+    ) => {
         impl Element for $number {
             $($more)*
             type Vector<S: Simd> = S::$vector;
