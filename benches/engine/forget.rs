@@ -8,7 +8,7 @@ use nepenthe::model::als::Weights;
 use nepenthe::model::factors::{Factors, Side, initial_row};
 use nepenthe::model::local::{self, Base, Step};
 use nepenthe::model::play::Row;
-use nepenthe::model::ratings::{Change, Ratings};
+use nepenthe::model::ratings::{Change, Ratings, Refresh};
 use nepenthe::model::unlearn::{DEPTH, Problem, Solution, Watch, solve_with};
 use nepenthe::model::{Objective, Params};
 use pulp::Arch;
@@ -207,12 +207,13 @@ pub fn run(report: &mut Report, world: &World) -> Result<(), String> {
 
 fn forget(report: &mut Report, world: &World, before: &Arc<Factors>, case: Case) -> Result<(), String> {
     let World { params, reference, .. } = world;
-    let mut left = (*world.ratings).clone();
-    let changes = left.update(case.rows);
-    let left = Arc::new(left);
+    let mut refresh = Refresh::new(world.ratings.clone());
+    case.rows.into_iter().for_each(|(user, row)| refresh.put(user, row));
+    let (left, changes) = refresh.finish();
+    let changes = changes.listed().ok_or("more changed than a step looks at")?;
     let name = &case.name;
     let (average, one_percent) = (name.starts_with("an average"), name.starts_with("1 %"));
-    let step = interim(world, before, &left, &changes)?;
+    let step = interim(world, before, &left, changes)?;
     let how = |previous, depth| How { previous, depth, tolerance: *reference, max_sweeps: 20_000, stop: f64::NEG_INFINITY };
     let warm = solve(params, &left, how(Some(&step.factors), DEPTH))?;
     let cold = if world.all || one_percent { Some(solve(params, &left, how(None, DEPTH))?) } else { None };

@@ -12,7 +12,7 @@ pub use super::job::{Job, Outcome};
 use super::local;
 use super::play::{Play, Row, fold_user};
 use super::processor::State;
-use super::ratings::{Builder, Ratings, merge};
+use super::ratings::{Builder, Changes, Ratings, Refresh};
 use super::receipt::{Certificate, Counts, Manifest, Model, Request, RequestKey, Status, fitting, instant};
 use super::step::{History, Outgoing, Positions, Range, RowChange};
 use super::unlearn::Problem;
@@ -79,10 +79,10 @@ impl State {
     /// Freezes the cut: reads the changed rows from the store and hands out everything that a solve needs. Reading
     /// goes on in the meantime.
     ///
-    /// Costs a scan of the changed users' rows.
+    /// Costs a scan of the changed users' rows, of everything when these are more than half.
     ///
     /// # Errors
-    /// Whatever the store answers.
+    /// Whatever the store answers; the state is then of no use.
     pub fn freeze<H: History>(&mut self, history: &H) -> Result<Job, H::Error> {
         self.freeze_for(history, Duration::MAX)
     }
@@ -91,15 +91,15 @@ impl State {
     /// `interim_after` or longer, the job is an interim generation: what changed is solved at once.
     ///
     /// # Errors
-    /// Whatever the store answers.
+    /// As [`State::freeze`].
     pub fn freeze_for<H: History>(&mut self, history: &H, interim_after: Duration) -> Result<Job, H::Error> {
         let dirty = [self.dirty[0].take(), self.dirty[1].take()];
-        let rows = dirty[0].iter().map(|&user| Ok((user, self.read_user(history, user)?))).collect::<Result<Vec<_>, _>>()?;
-        let changes = Arc::make_mut(&mut self.ratings).update(rows);
-        let mut changed = changes.len();
-        self.since = self.since.take().map(|since| merge(since, changes));
+        let changes = self.refresh(history, &dirty[0])?;
+        let mut changed = changes.count();
+        let listed = Changes::listed_of(self.ratings.pairs());
+        self.since = self.since.take().map(|since| since.then(changes, listed));
         if let Some(since) = &self.since {
-            changed = since.len();
+            changed = since.count();
         }
         let little = changed as f64 <= COLD_SHARE * self.ratings.pairs().max(1) as f64;
         let candidates =
@@ -135,7 +135,7 @@ impl State {
 
     /// Only from a certified generation of the same model: its rows are stationary.
     fn is_worth_an_interim(&self, interim_after: Duration) -> bool {
-        let (Some(current), Some(changes)) = (&self.current, &self.since) else { return false };
+        let (Some(current), Some(Changes::Few(changes))) = (&self.current, &self.since) else { return false };
         let manifest = &current.manifest;
         !changes.is_empty()
             && !manifest.interim
@@ -146,21 +146,40 @@ impl State {
     }
 
     fn quick(&self) -> Option<Quick> {
-        let (current, changes) = (self.current.as_ref()?, self.since.as_ref()?);
+        let (current, changes) = (self.current.as_ref()?, self.since.as_ref()?.listed()?);
         let mean = current.manifest.model.mean.unwrap_or(0.0);
         let rank_binds = current.manifest.certificate.rank_binds;
-        Some(Quick { changes: changes.clone(), base: self.base.clone(), mean, rank_binds })
+        Some(Quick { changes: changes.to_vec(), base: self.base.clone(), mean, rank_binds })
     }
 
-    fn read_user<H: History>(&self, history: &H, user: u32) -> Result<Row, H::Error> {
-        let (mut plays, mut names): (Vec<Play>, Vec<Box<str>>) = Default::default();
-        history.plays(Range::User(user), &mut |play, name| {
-            plays.push(play);
-            if self.params.objective == Objective::Explicit {
-                names.push(name.into());
+    /// Brings the pairs in memory up to date with the store in the rows of these users, ascending.
+    fn refresh<H: History>(&mut self, history: &H, users: &[u32]) -> Result<Changes, H::Error> {
+        let objective = self.params.objective;
+        // Many look-ups cost more than a look at everything.
+        let all = users.len() as u64 * 2 > u64::from(self.dictionary.next(Side::User));
+        let mut refresh = Refresh::new(std::mem::take(&mut self.ratings));
+        if all {
+            let mut left = users;
+            scan_users(history, Range::All, objective, &mut |user| users.binary_search(&user).is_ok(), &mut |user, row| {
+                // Users of whom nothing is left do not come.
+                while let Some((&next, rest)) = left.split_first().filter(|(next, _)| **next < user) {
+                    refresh.put(next, Row::default());
+                    left = rest;
+                }
+                left = &left[1.min(left.len())..];
+                refresh.put(user, row);
+            })?;
+            left.iter().for_each(|&user| refresh.put(user, Row::default()));
+        } else {
+            for &user in users {
+                let mut found = Row::default();
+                scan_users(history, Range::User(user), objective, &mut |_| true, &mut |_, row| found = row)?;
+                refresh.put(user, found);
             }
-        })?;
-        Ok(fold_user(&plays, &names, self.params.objective))
+        }
+        let (ratings, changes) = refresh.finish();
+        self.ratings = ratings;
+        Ok(changes)
     }
 
     /// Named rows without data that readers never saw.
@@ -227,7 +246,7 @@ impl State {
             // A solve that had nothing to do says little about the next one.
             self.solve_seconds = seconds.max(self.solve_seconds / 2.0);
         }
-        (self.since, self.base) = (Some(Vec::new()), base);
+        (self.since, self.base) = (Some(Changes::NONE), base);
         if !manifest.certificate.holds() {
             // Not there yet: the next generation goes on from here.
             self.changed += 1;
@@ -320,20 +339,38 @@ impl State {
 /// Reads all pairs of the store into memory.
 pub(super) fn read_all<H: History>(history: &H, objective: Objective) -> Result<Ratings, H::Error> {
     let mut builder = Builder::default();
+    scan_users(history, Range::All, objective, &mut |_| true, &mut |user, row| builder.push(user, &row))?;
+    Ok(builder.finish())
+}
+
+/// Visits the rows of users that have plays in the range and are `wanted`, ascending.
+fn scan_users<H: History>(
+    history: &H,
+    range: Range,
+    objective: Objective,
+    wanted: &mut dyn FnMut(u32) -> bool,
+    visit: &mut dyn FnMut(u32, Row),
+) -> Result<(), H::Error> {
     let (mut plays, mut names): (Vec<Play>, Vec<Box<str>>) = Default::default();
-    history.plays(Range::All, &mut |play, name| {
-        if plays.last().is_some_and(|last| last.user != play.user) {
-            builder.push(plays[0].user, &fold_user(&plays, &names, objective));
+    let mut at: Option<(u32, bool)> = None;
+    history.plays(range, &mut |play, name| {
+        if at.is_none_or(|(user, _)| user != play.user) {
+            if let Some((user, true)) = at {
+                visit(user, fold_user(&plays, &names, objective));
+            }
             plays.clear();
             names.clear();
+            at = Some((play.user, wanted(play.user)));
         }
-        plays.push(play);
-        if objective == Objective::Explicit {
-            names.push(name.into());
+        if let Some((_, true)) = at {
+            plays.push(play);
+            if objective == Objective::Explicit {
+                names.push(name.into());
+            }
         }
     })?;
-    if let Some(last) = plays.last() {
-        builder.push(last.user, &fold_user(&plays, &names, objective));
+    if let Some((user, true)) = at {
+        visit(user, fold_user(&plays, &names, objective));
     }
-    Ok(builder.finish())
+    Ok(())
 }

@@ -59,7 +59,7 @@ pub struct Step<'a> {
     /// Factors of a certified generation on the data before, and what it keeps.
     pub before: &'a Factors,
     pub base: &'a Base,
-    /// Pairs in which the data differ, as [`Ratings::update`] answers them.
+    /// Pairs in which the data differ, as [`super::ratings::Refresh`] answers them.
     pub changes: &'a [Change],
     /// First values of items that `before` does not have, by surrogate; see [`super::factors::initial_row`].
     pub initial: &'a [(u32, Vec<f64>)],

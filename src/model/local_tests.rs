@@ -8,7 +8,7 @@ use crate::model::als::{Half, half_sweep};
 use crate::model::certificate::measure;
 use crate::model::factors::initial_row;
 use crate::model::play::Row;
-use crate::model::ratings::Builder;
+use crate::model::ratings::{Builder, Refresh};
 use crate::model::unlearn::{Problem, Unwatched, solve};
 
 type Pairs = BTreeMap<u32, BTreeMap<u32, f32>>;
@@ -72,18 +72,18 @@ struct Scene {
 
 impl Scene {
     fn new(params: Params, pairs: &Pairs, after: &Pairs) -> Scene {
-        let mut ratings = ratings(pairs);
+        let ratings = ratings(pairs);
         let problem =
             Problem { params: params.clone(), ratings: Arc::new(ratings.clone()), previous: None, initial: initial(&params, &ratings) };
         let solution = solve(Arch::new(), &problem, &Unwatched).unwrap();
         let empty = BTreeMap::new();
         let users: std::collections::BTreeSet<u32> = pairs.keys().chain(after.keys()).copied().collect();
-        let changed: Vec<(u32, Row)> = users
-            .into_iter()
-            .filter(|user| pairs.get(user) != after.get(user))
-            .map(|user| (user, row(after.get(&user).unwrap_or(&empty))))
-            .collect();
-        let changes = ratings.update(changed);
+        let mut refresh = Refresh::new(Arc::new(ratings));
+        for user in users.into_iter().filter(|user| pairs.get(user) != after.get(user)) {
+            refresh.put(user, row(after.get(&user).unwrap_or(&empty)));
+        }
+        let (ratings, changes) = refresh.finish();
+        let (ratings, changes) = (Arc::unwrap_or_clone(ratings), changes.listed().unwrap().to_vec());
         let base = Base::of(Arch::new(), &solution.factors, solution.mean);
         let initial = initial(&params, &ratings);
         Scene { params, before: solution.factors, base, ratings, changes, initial }

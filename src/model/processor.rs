@@ -12,7 +12,7 @@ use super::generation::{Current, read_all};
 use super::intake::{Known, Reading};
 use super::local::Base;
 use super::play::{Play, ordered};
-use super::ratings::{Change, Ratings};
+use super::ratings::{Changes, Ratings};
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
 use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Range, Step};
 use super::{Millis, Objective, Params};
@@ -60,7 +60,7 @@ pub struct State {
     /// Events since the last freeze.
     pub(super) changed: u64,
     /// Pairs in which `ratings` differ from the data of the current generation; `None` when that is not known.
-    pub(super) since: Option<Vec<Change>>,
+    pub(super) since: Option<Changes>,
     /// What the current generation keeps for a quick step, if it was solved here.
     pub(super) base: Option<Arc<Base>>,
     /// Where a solve that was ended early stood.
@@ -105,7 +105,7 @@ impl State {
             dirty: Default::default(),
             recheck: true,
             changed,
-            since: (moved == 0).then(Vec::new),
+            since: (moved == 0).then_some(Changes::NONE),
             base: None,
             resume: None,
             solve_seconds,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::ratings::Rows;
 use crate::model::step::History;
 use crate::model::{Objective, Params};
 use crate::run::simulation::*;
@@ -109,6 +110,20 @@ fn relative_rms(a: &BTreeMap<(String, String), f64>, b: &BTreeMap<(String, Strin
     (gap / size.max(1e-12)).sqrt()
 }
 
+/// Row, column and bits of a value.
+type Pairs = Vec<(usize, u32, u32)>;
+
+/// All pairs in memory with the bits of their values, seen from both sides, and the interactions behind them.
+fn pairs(service: &Service) -> ([Pairs; 2], u64) {
+    let ratings = service.state().ratings();
+    let of_row = |rows: &Rows, row: usize| -> Pairs {
+        let (columns, values) = rows.row(row);
+        columns.iter().zip(values).map(|(&column, value)| (row, column, value.to_bits())).collect()
+    };
+    let of_side = |rows: &Rows| (0..rows.len()).flat_map(|row| of_row(rows, row)).collect();
+    ([of_side(&ratings.users), of_side(&ratings.items)], ratings.interactions())
+}
+
 fn run(objective: Objective, operations: &[Op], interim_after: Duration) {
     let params = params(objective, 1);
     let mut world = World::default();
@@ -171,6 +186,8 @@ fn run(objective: Objective, operations: &[Op], interim_after: Duration) {
         service.state().current().map(|current| bits(&current.factors)),
         "a restart finds every bit of the factors"
     );
+    let (again, _) = open(&world, &params, interim_after);
+    assert_eq!(pairs(&service), pairs(&again), "what was brought up to date is what is read anew");
     let named = |service: &Service, side| service.state().dictionary().names(side).iter().flatten().cloned().collect::<BTreeSet<_>>();
     for side in Side::BOTH {
         assert_eq!(named(&service, side), named(&fresh, side), "names without data are gone");
