@@ -148,7 +148,7 @@ fn factors(store: &RocksStore, args: &Args) -> Result<(), nepenthe::store::Store
     for (family, count) in [(Family::UserFactors, args.users), (Family::ItemFactors, args.items)] {
         for n in 0..count {
             let row: Vec<f64> = (0..args.rank).map(|k| mixed(u64::from(n) << 10 | k as u64) as f64 / 1e19).collect();
-            batch.put(family, &n.to_be_bytes(), &rows::factors(&row));
+            batch.put_with(family, |key| key.extend(n.to_be_bytes()), |value| rows::put_factors(value, &row));
         }
     }
     store.write(&batch)

@@ -192,8 +192,9 @@ pub(super) fn producer_config(settings: &ClientSettings, promise: Promise, id: O
         ("linger.ms", "5"),
         ("batch.size", "1000000"),
         ("message.max.bytes", record_bytes.as_str()),
-        ("queue.buffering.max.messages", "500000"),
-        ("queue.buffering.max.kbytes", "262144"),
+        // What waits for its acknowledgement, and no more, is held twice: records are made as they go.
+        ("queue.buffering.max.messages", "50000"),
+        ("queue.buffering.max.kbytes", "65536"),
         ("message.timeout.ms", "60000"),
     ];
     // The same partition for a key as Java's clients choose; librdkafka's own default differs.

@@ -125,12 +125,15 @@ pub struct OutRecord {
     pub headers: Vec<(&'static str, Vec<u8>)>,
 }
 
+/// Records that are made one by one as they are sent: those of a generation together are several times its size.
+pub type Records = Box<dyn Iterator<Item = OutRecord> + Send>;
+
 /// Makes the last records of a [`Parcel`] from where its first ones ended.
 pub type Then = Box<dyn FnOnce(&Positions) -> Vec<OutRecord> + Send>;
 
 /// Records that become visible together (one Kafka transaction where the broker has them).
 pub struct Parcel {
-    pub records: Vec<OutRecord>,
+    pub records: Records,
     /// Called once all `records` are acknowledged, with the end offset (last + 1) that they reached in each
     /// partition of each topic; what it returns is sent in the same transaction. Here the manifest learns its `upto`.
     pub then: Option<Then>,

@@ -41,11 +41,12 @@ impl Phase {
     }
 }
 
-/// The published model.
+/// What recommendations are made from.
 struct Model {
-    manifest: Manifest,
     factors: Arc<Factors>,
     names: [Arc<Vec<Option<Arc<str>>>>; 2],
+    /// Of the ratings, with the explicit objective.
+    mean: f64,
 }
 
 #[derive(Default)]
@@ -66,6 +67,8 @@ struct Shown {
     frozen: Option<Millis>,
     /// Committed, perhaps not published yet.
     committed: Option<(Manifest, Vec<f64>)>,
+    published: Option<Manifest>,
+    /// The newest one: the generation before is let go as soon as there is another.
     model: Option<Arc<Model>>,
     observed: Option<Millis>,
     keys: Value,
@@ -117,7 +120,15 @@ impl Board {
         if shown.committed.as_ref().is_none_or(|(manifest, _)| manifest.generation != current.manifest.generation) {
             shown.committed = Some((current.manifest.clone(), Vec::new()));
         }
-        shown.model = Some(Arc::new(Model { manifest: current.manifest.clone(), factors: current.factors.clone(), names }));
+        shown.published = Some(current.manifest.clone());
+        drop(shown);
+        self.serve(current, names);
+    }
+
+    /// Makes recommendations from this generation, published or not.
+    pub(super) fn serve(&self, current: &Current, names: [Arc<Vec<Option<Arc<str>>>>; 2]) {
+        let mean = current.manifest.model.mean.unwrap_or(0.0);
+        self.shown().model = Some(Arc::new(Model { factors: current.factors.clone(), names, mean }));
     }
 
     pub(super) fn sink_trouble(&self, reason: Option<String>) {
@@ -187,7 +198,7 @@ impl Views for Board {
         let shown = self.shown();
         let reason = trouble(&shown);
         let (sweep, residual) = self.progress.read();
-        let manifest = shown.model.as_ref().map(|model| &model.manifest);
+        let manifest = shown.published.as_ref();
         let certificate = manifest.map(|manifest| &manifest.certificate);
         let lag: Vec<Value> = shown
             .lag
@@ -228,8 +239,8 @@ impl Views for Board {
     }
 
     fn latest_generation(&self) -> Option<Value> {
-        let model = self.shown().model.clone()?;
-        serde_json::to_value(&model.manifest).ok()
+        let manifest = self.shown().published.clone()?;
+        serde_json::to_value(&manifest).ok()
     }
 
     fn receipt(&self, request_id: &str) -> Result<Option<Value>, String> {
@@ -242,11 +253,12 @@ impl Views for Board {
         let position = model.names[Side::User as usize].iter().position(|name| name.as_deref() == Some(user));
         let Some((number, row)) = position.and_then(|number| Some((number, model.factors.users.row(number)?))) else { return Ok(None) };
         let known = known_items(&*self.store, number as u32).map_err(|e| e.to_string())?;
-        let mean = model.manifest.model.mean.unwrap_or(0.0);
         let best = top(&model.factors.items, row, Measure::Dot, n, |item| known.binary_search(&item).is_ok());
         let names = &model.names[Side::Item as usize];
         Ok(Some(
-            best.into_iter().filter_map(|(item, score)| Some((names.get(item as usize)?.as_deref()?.to_owned(), score + mean))).collect(),
+            best.into_iter()
+                .filter_map(|(item, score)| Some((names.get(item as usize)?.as_deref()?.to_owned(), score + model.mean)))
+                .collect(),
         ))
     }
 }

@@ -1,11 +1,12 @@
 //! Outbox rows as records: what readers get to see.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::config::Topics;
-use crate::kafka::{OutRecord, Parcel, Positions};
+use crate::kafka::{OutRecord, Parcel, Positions, Records, Then};
 use crate::model::dictionary::Dictionary;
-use crate::model::factors::Side;
+use crate::model::factors::{Factors, Side};
 use crate::model::generation::Current;
 use crate::model::receipt::{Manifest, Receipt};
 use crate::model::step::{DeadLetter, Outgoing, RowChange};
@@ -22,37 +23,34 @@ pub struct Packer<'a> {
 impl Packer<'_> {
     /// All records of a group; the manifest, if one ends it, follows once the offsets of the rows are known.
     pub fn parcel(&self, group: &[(u64, Outgoing)]) -> Parcel {
-        let mut records = Vec::new();
+        let mut parts: Vec<Records> = Vec::new();
         let mut manifest = None;
         for (_, message) in group {
             match message {
-                Outgoing::Receipt(receipt) => records.extend(self.receipt(receipt)),
-                Outgoing::DeadLetter(letter) => records.push(self.dead_letter(letter)),
-                Outgoing::Rows { generation, rows } => records.extend(rows.iter().filter_map(|row| self.row(*generation, row))),
+                Outgoing::Receipt(receipt) => parts.push(Box::new(self.receipt(receipt).into_iter())),
+                Outgoing::DeadLetter(letter) => parts.push(Box::new(std::iter::once(self.dead_letter(letter)))),
+                Outgoing::Rows { generation, rows } => parts.push(self.rows(*generation, rows)),
                 Outgoing::Manifest { .. } => manifest = self.current.map(|current| current.manifest.clone()),
             }
         }
         let then = manifest.map(|manifest| {
             let (factors, generations) = (self.topics.factors.clone(), self.topics.generations.clone());
             let then = move |ends: &Positions| vec![manifest_record(manifest, &factors, &generations, ends)];
-            Box::new(then) as Box<dyn FnOnce(&Positions) -> Vec<OutRecord> + Send>
+            Box::new(then) as Then
         });
-        Parcel { records, then }
+        Parcel { records: Box::new(parts.into_iter().flatten()), then }
     }
 
-    fn row(&self, generation: u64, &(side, number, change): &(Side, u32, RowChange)) -> Option<OutRecord> {
-        let name = self.dictionary.name(side, number)?;
-        let value = match change {
-            RowChange::Put => Some(self.current?.factors.side(side).published(number as usize)?),
-            RowChange::Tombstone => None,
-            RowChange::Drop => return None,
-        };
-        Some(OutRecord {
+    /// The records hold the factors and names of now: both may change while they are sent.
+    fn rows(&self, generation: u64, rows: &[(Side, u32, RowChange)]) -> Records {
+        let maker = Maker {
             topic: self.topics.factors.clone(),
-            key: Some(side.key(name).into_bytes()),
-            value,
-            headers: vec![("generation", generation.to_string().into_bytes())],
-        })
+            generation: generation.to_string().into_bytes(),
+            names: Side::BOTH.map(|side| self.dictionary.names(side).clone()),
+            factors: self.current.map(|current| current.factors.clone()),
+        };
+        let rows = rows.to_vec();
+        Box::new(rows.into_iter().filter_map(move |row| maker.record(row)))
     }
 
     /// A receipt is plain data; that it could not be written as JSON cannot happen, and then it is not sent.
@@ -79,6 +77,31 @@ impl Packer<'_> {
             headers.push(("truncated_from", letter.length.to_string().into_bytes()));
         }
         OutRecord { topic: self.topics.dead_letters.clone(), key: letter.key.clone(), value: Some(letter.value.clone()), headers }
+    }
+}
+
+/// Makes the records of rows.
+struct Maker {
+    topic: String,
+    generation: Vec<u8>,
+    names: [Arc<Vec<Option<Arc<str>>>>; 2],
+    factors: Option<Arc<Factors>>,
+}
+
+impl Maker {
+    fn record(&self, (side, number, change): (Side, u32, RowChange)) -> Option<OutRecord> {
+        let name = self.names[side as usize].get(number as usize)?.as_deref()?;
+        let value = match change {
+            RowChange::Put => Some(self.factors.as_ref()?.side(side).published(number as usize)?),
+            RowChange::Tombstone => None,
+            RowChange::Drop => return None,
+        };
+        Some(OutRecord {
+            topic: self.topic.clone(),
+            key: Some(side.key(name).into_bytes()),
+            value,
+            headers: vec![("generation", self.generation.clone())],
+        })
     }
 }
 

@@ -291,6 +291,8 @@ impl Service {
         let began = Instant::now();
         let new = self.state.adopt(outcome, solved.seconds, now);
         let Some(current) = self.state.current() else { return Ok(()) };
+        // Before the commit, which needs the room of the generation before.
+        self.board.serve(current, self.names());
         self.tables.commit_generation(&new, current)?;
         self.outbox += new.outbox.len() as u64;
         self.unpublished = true;
@@ -384,10 +386,13 @@ impl Service {
 
     /// Hands the published model to the pages.
     fn show_model(&self) {
-        let names = Side::BOTH.map(|side| self.state.dictionary().names(side).clone());
         if let Some(current) = self.state.current() {
-            self.board.published(current, names);
+            self.board.published(current, self.names());
         }
+    }
+
+    fn names(&self) -> [Arc<Vec<Option<Arc<str>>>>; 2] {
+        Side::BOTH.map(|side| self.state.dictionary().names(side).clone())
     }
 }
 

@@ -171,7 +171,7 @@ impl Sink for Out<'_> {
             }
             log.push(record);
         };
-        parcel.records.into_iter().for_each(|record| put(record, true));
+        parcel.records.for_each(|record| put(record, true));
         if std::mem::take(self.2) {
             return Some(Parceled::Failed("torn".to_owned()));
         }

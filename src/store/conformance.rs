@@ -1,10 +1,13 @@
 //! What every store must do, run against each.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::memory::MemoryStore;
 use super::rocks::RocksStore;
+use super::rows::read_factors;
 use super::{Batch, Family, Store, after};
+use crate::model::factors::{Factors, Side};
 
 fn rows(store: &dyn Store, family: Family, from: &[u8], to: Option<&[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut rows = Vec::new();
@@ -48,7 +51,28 @@ fn conforms(store: &dyn Store) {
     again.delete(Family::Interactions, b"missing");
     store.write(&again).unwrap();
     assert_eq!(keys(b"", None).len(), 4, "a repeated write changes nothing");
+    writes_rows_of_a_generation(store);
     assert!(store.sizes().iter().any(|(family, bytes)| *family == Family::Interactions && *bytes > 0));
+}
+
+/// What a generation has is put, what it does not have is deleted, and all of it goes with the rest of the batch.
+fn writes_rows_of_a_generation(store: &dyn Store) {
+    let mut factors = Factors::new(2);
+    factors.users.set(1, &[1.5, -2.5]);
+    factors.items.set(700, &[0.25, f64::MIN_POSITIVE]);
+    let mut batch = Batch::default();
+    batch.put(Family::UserFactors, &3u32.to_be_bytes(), b"of before");
+    store.write(&batch).unwrap();
+    let mut batch = Batch::default();
+    batch.put_factors(Arc::new(factors), vec![(Side::User, 1), (Side::User, 3), (Side::Item, 700)]);
+    assert_eq!((batch.is_empty(), batch.len(), batch.size()), (false, 3, 3 * (4 + 1 + 16)));
+    store.write(&batch).unwrap();
+    let stored = |family| -> Vec<(Vec<u8>, Vec<f64>)> {
+        let read = |(key, value): (Vec<u8>, Vec<u8>)| (key.clone(), read_factors(family, &key, &value).unwrap());
+        rows(store, family, b"", None).into_iter().map(read).collect()
+    };
+    assert_eq!(stored(Family::UserFactors), [(1u32.to_be_bytes().to_vec(), vec![1.5, -2.5])]);
+    assert_eq!(stored(Family::ItemFactors), [(700u32.to_be_bytes().to_vec(), vec![0.25, f64::MIN_POSITIVE])]);
 }
 
 #[test]

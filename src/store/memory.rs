@@ -23,12 +23,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn write(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = self.rows();
-        for change in batch.changes() {
-            match change {
-                Change::Put(family, key, value) => drop(rows.insert((family, key.to_vec()), value.to_vec())),
-                Change::Delete(family, key) => drop(rows.remove(&(family, key.to_vec()))),
-            }
-        }
+        batch.each(&mut |change| match change {
+            Change::Put(family, key, value) => drop(rows.insert((family, key.to_vec()), value.to_vec())),
+            Change::Delete(family, key) => drop(rows.remove(&(family, key.to_vec()))),
+        });
         Ok(())
     }
 

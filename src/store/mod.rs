@@ -8,6 +8,9 @@ pub mod rows;
 pub mod tables;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::model::factors::{Factors, Side};
 
 pub use erasure::{EraseStep, Erased, KeyRange};
 
@@ -58,7 +61,11 @@ impl Family {
 pub struct Batch {
     operations: Vec<Operation>,
     bytes: Vec<u8>,
+    /// Rows of a generation, and which of them; encoded when the store asks for them, for they are most of its size.
+    factors: Option<FactorRows>,
 }
+
+type FactorRows = (Arc<Factors>, Vec<(Side, u32)>);
 
 #[derive(Debug)]
 struct Operation {
@@ -108,19 +115,48 @@ impl Batch {
         start..self.bytes.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
+    /// Puts these rows of a generation, after all other changes; those that it does not have are deleted.
+    pub fn put_factors(&mut self, factors: Arc<Factors>, rows: Vec<(Side, u32)>) {
+        self.factors = Some((factors, rows));
     }
 
-    /// All changes, in the order in which they were made.
-    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        self.operations.iter().map(|operation| {
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty() && self.factors.as_ref().is_none_or(|(_, rows)| rows.is_empty())
+    }
+
+    /// Bytes of all keys and values, roughly.
+    pub fn size(&self) -> usize {
+        let row = |factors: &Factors| size_of::<u32>() + 1 + factors.users.rank() * size_of::<f64>();
+        self.bytes.len() + self.factors.as_ref().map_or(0, |(factors, rows)| rows.len() * row(factors))
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.operations.len() + self.factors.as_ref().map_or(0, |(_, rows)| rows.len())
+    }
+
+    /// Visits all changes, in the order in which they were made.
+    pub fn each(&self, visit: &mut dyn FnMut(Change<'_>)) {
+        for operation in &self.operations {
             let key = &self.bytes[operation.key.clone()];
-            match &operation.value {
+            visit(match &operation.value {
                 Some(value) => Change::Put(operation.family, key, &self.bytes[value.clone()]),
                 None => Change::Delete(operation.family, key),
+            });
+        }
+        let Some((factors, stored)) = &self.factors else { return };
+        let mut value = Vec::new();
+        for &(side, row) in stored {
+            let (key, family) = (row.to_be_bytes(), rows::factor_family(side));
+            match factors.side(side).row(row as usize) {
+                Some(values) => {
+                    value.clear();
+                    rows::put_factors(&mut value, values);
+                    visit(Change::Put(family, &key, &value));
+                }
+                None => visit(Change::Delete(family, &key)),
             }
-        })
+        }
     }
 }
 

@@ -114,15 +114,13 @@ pub fn factor_family(side: Side) -> Family {
     }
 }
 
-/// A factor row as f64, little endian.
-pub fn factors(row: &[f64]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(1 + row.len() * 8);
+/// Appends a factor row as f64, little endian, under its version.
+pub fn put_factors(value: &mut Vec<u8>, row: &[f64]) {
     value.push(VERSION);
     row.iter().for_each(|x| value.extend(x.to_le_bytes()));
-    value
 }
 
-/// Reads [`factors`].
+/// Reads [`put_factors`].
 pub fn read_factors(family: Family, key: &[u8], value: &[u8]) -> Result<Vec<f64>, StoreError> {
     let value = unversioned(family, key, value)?;
     let (numbers, rest) = value.as_chunks::<8>();

@@ -132,13 +132,7 @@ impl Tables {
     /// [`StoreError`]; the generation may not be taken as done.
     pub fn commit_generation(&mut self, new: &NewGeneration, current: &Current) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        for &(side, row) in &new.stored {
-            let (key, family) = (row.to_be_bytes(), rows::factor_family(side));
-            match current.factors.side(side).row(row as usize) {
-                Some(values) => batch.put(family, &key, &rows::factors(values)),
-                None => batch.delete(family, &key),
-            }
-        }
+        batch.put_factors(current.factors.clone(), new.stored.clone());
         put_current(&mut batch, current)?;
         put_requests(&mut batch, &new.requests)?;
         self.put_outbox(&mut batch, &new.outbox)?;

@@ -28,12 +28,12 @@ impl Overlay {
 impl Store for Overlay {
     fn write(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut changes = self.changes();
-        for change in batch.changes() {
+        batch.each(&mut |change| {
             match change {
                 Change::Put(family, key, value) => changes.insert((family, key.to_vec()), Some(value.to_vec())),
                 Change::Delete(family, key) => changes.insert((family, key.to_vec()), None),
             };
-        }
+        });
         Ok(())
     }
 

@@ -22,7 +22,7 @@ const INIT: Duration = Duration::from_secs(60);
 /// A commit that is given up may still happen, so it is given far more time than it needs.
 const COMMIT: Duration = Duration::from_secs(600);
 /// Records between two looks at the delivery reports.
-const BETWEEN_POLLS: usize = 1_000;
+const BETWEEN_POLLS: u64 = 1_000;
 
 /// Why a parcel did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +69,11 @@ impl Courier {
             producer.begin_transaction().map_err(|error| self.step("begin a transaction", error))?;
             self.in_transaction = true;
         }
-        let first = self.publish(&parcel.records)?;
+        let first = self.publish(parcel.records)?;
         let ends = self.ends(&first)?;
         let mut sent = first.sent;
         if let Some(then) = parcel.then {
-            add(&mut sent, self.publish(&then(&ends))?.sent);
+            add(&mut sent, self.publish(then(&ends).into_iter())?.sent);
         }
         self.commit()?;
         Ok(Parceled::Delivered { ends, sent })
@@ -136,35 +136,37 @@ impl Courier {
     }
 
     /// Sends the records and waits for every acknowledgement.
-    fn publish(&self, records: &[OutRecord]) -> Result<Tally, DeliveryError> {
+    fn publish(&self, records: impl Iterator<Item = OutRecord>) -> Result<Tally, DeliveryError> {
         let Some(producer) = &self.producer else { return Err(DeliveryError::Stopping) };
         producer.context().reset();
-        for (index, record) in records.iter().enumerate() {
-            self.queue(producer, record)?;
-            if index % BETWEEN_POLLS == 0 {
+        let mut queued = 0;
+        for record in records {
+            self.queue(producer, &record, queued)?;
+            if queued.is_multiple_of(BETWEEN_POLLS) {
                 producer.poll(Duration::ZERO);
-                self.check(producer, records.len())?;
+                self.check(producer, queued)?;
             }
+            queued += 1;
         }
-        while producer.context().settled() < records.len() as u64 {
+        while producer.context().settled() < queued {
             producer.poll(POLL);
-            self.check(producer, records.len())?;
+            self.check(producer, queued)?;
         }
         Ok(producer.context().read().clone())
     }
 
     /// Stops at the first failure: the parcel is lost, and every further record would be for nothing.
-    fn check(&self, producer: &BaseProducer<Ledger>, sent: usize) -> Result<(), DeliveryError> {
+    fn check(&self, producer: &BaseProducer<Ledger>, sent: u64) -> Result<(), DeliveryError> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(DeliveryError::Stopping);
         }
         let tally = producer.context().read();
         let Some((error, topic)) = &tally.failure else { return Ok(()) };
         let (topic, reason) = (topic.clone(), explain(&self.settings.brokers, error));
-        Err(DeliveryError::Unacknowledged { failed: tally.failed, sent: sent as u64, topic, reason })
+        Err(DeliveryError::Unacknowledged { failed: tally.failed, sent, topic, reason })
     }
 
-    fn queue(&self, producer: &BaseProducer<Ledger>, record: &OutRecord) -> Result<(), DeliveryError> {
+    fn queue(&self, producer: &BaseProducer<Ledger>, record: &OutRecord, queued: u64) -> Result<(), DeliveryError> {
         while let Err(error) = super::super::client::produce(producer, record) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 let bytes = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
@@ -173,7 +175,7 @@ impl Courier {
             }
             // Room comes with acknowledgements, or with the time-out of what is queued.
             producer.poll(POLL);
-            self.check(producer, 0)?;
+            self.check(producer, queued)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::kafka::client::{MAX_RECORD_BYTES, now};
 
 fn deliver(sink: &mut KafkaSink, records: Vec<OutRecord>) -> Parceled {
-    deliver_then(sink, Parcel { records, then: None })
+    deliver_then(sink, Parcel { records: Box::new(records.into_iter()), then: None })
 }
 
 fn deliver_then(sink: &mut KafkaSink, parcel: Parcel) -> Parceled {
@@ -54,7 +54,7 @@ fn a_parcel_arrives_with_its_ends_and_what_was_made_of_them() {
         for round in 1..=2 {
             let then =
                 |ends: &super::super::Positions| vec![text("generations", "generation", Some(&ends.values().sum::<i64>().to_string()))];
-            let parcel = Parcel { records: numbers("factors", 1000), then: Some(Box::new(then)) };
+            let parcel = Parcel { records: Box::new(numbers("factors", 1000).into_iter()), then: Some(Box::new(then)) };
             let Parceled::Delivered { ends, sent } = deliver_then(&mut sink, parcel) else { panic!("failed") };
             assert_eq!(sent, [("factors".to_owned(), 1000), ("generations".to_owned(), 1)].into());
             assert_eq!(ends.len(), 3, "only `records` count: {ends:?}");
@@ -147,7 +147,7 @@ fn drop_does_not_hang_while_a_parcel_waits_for_brokers() {
     let nobody = ClientSettings { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: Default::default() };
     for id in [None, Some("state-1".to_owned())] {
         let mut sink = KafkaSink::start(nobody.clone(), id, Bell::default());
-        sink.send(Parcel { records: numbers("factors", 3), then: None });
+        sink.send(Parcel { records: Box::new(numbers("factors", 3).into_iter()), then: None });
         std::thread::sleep(Duration::from_millis(300));
         let began = now();
         drop(sink);
