@@ -10,7 +10,7 @@ use super::{CliError, Exit};
 use crate::config::{Config, LogFormat};
 use crate::kafka::client::check_properties;
 use crate::run::service::TurnError;
-use crate::run::{RunError, start};
+use crate::run::{RunError, allocator, start};
 use crate::store::StoreError;
 
 impl From<RunError> for CliError {
@@ -29,6 +29,7 @@ impl From<RunError> for CliError {
 /// # Errors
 /// Exit 1 when the loop ended by itself, 2 for refused properties, 3 and 4 for the state directory.
 pub fn run(config: Config) -> Result<(), CliError> {
+    allocator::keep_little();
     log(&config);
     check_properties(&config.kafka.properties).map_err(CliError::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;

@@ -11,6 +11,9 @@ pub(super) const BLOCK: usize = 1 << 14;
 /// Weight of the identity in the scaled least-squares problem: keeps nearly parallel differences harmless.
 const RIDGE: f64 = 1e-12;
 
+/// Differences of successive residuals and of successive images.
+type Difference = (Vec<f32>, Vec<f32>);
+
 /// Mixes the last few images of a fixed-point map so that their residuals cancel as far as they can.
 ///
 /// Differences are kept in f32: they shrink with the residual, and so does their rounding.
@@ -20,8 +23,9 @@ const RIDGE: f64 = 1e-12;
 #[derive(Debug)]
 pub struct Anderson {
     depth: usize,
-    /// Differences of successive residuals and of successive images, newest last.
-    history: VecDeque<(Vec<f32>, Vec<f32>)>,
+    /// Newest last.
+    history: VecDeque<Difference>,
+    /// Residual and image.
     last: Option<(Vec<f64>, Vec<f64>)>,
 }
 
@@ -42,33 +46,29 @@ impl Anderson {
         self.last.as_ref().map(|(_, image)| &image[..])
     }
 
-    /// The next point after `point`, whose image under the map is `image`; equal lengths in every call.
-    pub fn next(&mut self, point: &[f64], image: Vec<f64>) -> Vec<f64> {
-        let residual: Vec<f64> = image.iter().zip(point).map(|(image, point)| image - point).collect();
-        if let Some((before_residual, before_image)) = &self.last {
-            if self.history.len() == self.depth {
-                self.history.pop_front();
-            }
-            if self.depth > 0 {
-                self.history.push_back((difference(&residual, before_residual), difference(&image, before_image)));
+    /// Goes on to the next point after `point`, whose image under the map is `image`; equal lengths in every call. Once the
+    /// history is full, nothing is allocated.
+    pub fn next(&mut self, point: &mut [f64], image: &[f64]) {
+        match &mut self.last {
+            None => self.last = Some((image.iter().zip(&*point).map(|(image, point)| image - point).collect(), image.to_vec())),
+            Some(last) => {
+                // The oldest difference gives its place to the newest.
+                let full = self.history.len() == self.depth;
+                let oldest = if full { self.history.pop_front() } else { Some((vec![0.0; image.len()], vec![0.0; image.len()])) };
+                let differences = differences(last, point, image, oldest);
+                self.history.extend(differences);
             }
         }
-        let mixed = self.mix(&residual, &image);
-        self.last = Some((residual, image));
-        mixed
-    }
-
-    fn mix(&self, residual: &[f64], image: &[f64]) -> Vec<f64> {
-        let Some(gamma) = self.weights(residual) else { return image.to_vec() };
-        let mut next = image.to_vec();
-        next.par_chunks_mut(BLOCK).enumerate().for_each(|(block, next)| {
+        let Some((residual, _)) = &self.last else { return };
+        let gamma = self.weights(residual).unwrap_or_default();
+        point.copy_from_slice(image);
+        point.par_chunks_mut(BLOCK).enumerate().for_each(|(block, next)| {
             for ((_, images), &gamma) in self.history.iter().zip(&gamma) {
                 for (next, &image) in next.iter_mut().zip(&images[block * BLOCK..]) {
                     *next -= gamma * f64::from(image);
                 }
             }
         });
-        next
     }
 
     /// `argmin ‖f − ΔF γ‖`, with the columns of ΔF scaled to length one.
@@ -98,8 +98,18 @@ impl Anderson {
     }
 }
 
-fn difference(new: &[f64], old: &[f64]) -> Vec<f32> {
-    new.iter().zip(old).map(|(new, old)| (new - old) as f32).collect()
+/// Brings the last residual and image up to date and writes what that changed into `into`, if anything is kept.
+fn differences(last: &mut (Vec<f64>, Vec<f64>), point: &[f64], image: &[f64], into: Option<Difference>) -> Option<Difference> {
+    let (residuals, images) = last;
+    let (mut of_residual, mut of_image) = into.unwrap_or_default();
+    for (at, (&point, &image)) in point.iter().zip(image).enumerate() {
+        let residual = image - point;
+        if let (Some(of_residual), Some(of_image)) = (of_residual.get_mut(at), of_image.get_mut(at)) {
+            (*of_residual, *of_image) = ((residual - residuals[at]) as f32, (image - images[at]) as f32);
+        }
+        (residuals[at], images[at]) = (residual, image);
+    }
+    (!of_image.is_empty()).then_some((of_residual, of_image))
 }
 
 pub(super) fn dot<A: Copy + Sync, B: Copy + Sync>(a: &[A], b: &[B], of_a: impl Fn(A) -> f64 + Sync, of_b: impl Fn(B) -> f64 + Sync) -> f64 {
@@ -128,7 +138,7 @@ mod tests {
             if point.iter().zip(&mapped).all(|(a, b)| (a - b).abs() < 1e-9) {
                 return step;
             }
-            point = anderson.next(&point, mapped);
+            anderson.next(&mut point, &mapped);
         }
         usize::MAX
     }
@@ -141,10 +151,14 @@ mod tests {
 
     #[test]
     fn a_restart_leaves_nothing_of_the_past() {
+        let after = |anderson: &mut Anderson, mut point: [f64; 2], image: [f64; 2]| {
+            anderson.next(&mut point, &image);
+            point
+        };
         let mut used = Anderson::new(3);
-        used.next(&[1.0, 2.0], vec![3.0, 1.0]);
-        used.next(&[3.0, 1.0], vec![2.0, 2.0]);
+        after(&mut used, [1.0, 2.0], [3.0, 1.0]);
+        after(&mut used, [3.0, 1.0], [2.0, 2.0]);
         used.restart();
-        assert_eq!(used.next(&[0.5, 0.5], vec![1.0, 0.0]), Anderson::new(3).next(&[0.5, 0.5], vec![1.0, 0.0]));
+        assert_eq!(after(&mut used, [0.5, 0.5], [1.0, 0.0]), after(&mut Anderson::new(3), [0.5, 0.5], [1.0, 0.0]));
     }
 }

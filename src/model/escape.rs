@@ -334,18 +334,28 @@ impl Directions {
     }
 }
 
-/// `Σ λ x xᵀ` over the rows of a table.
+/// `Σ λ x xᵀ` over the rows of a table, summed in fixed blocks: a scaled copy of the whole would be another model.
 pub(super) fn dense_gram(arch: Arch, table: &Table, scales: &[f64]) -> Mat<f64> {
-    let mut scaled = table.clone();
-    let k = table.rank();
-    scaled.values_mut().par_chunks_mut(k).zip(scales).for_each(|(row, &scale)| {
-        row.iter_mut().for_each(|x| {
-            if scale > 0.0 {
-                *x /= scale
+    const ROWS: usize = 2048;
+    let (k, stride) = (table.rank(), kernel::padded(table.rank()));
+    let parts: Vec<Vec<f64>> = table
+        .values()
+        .par_chunks(ROWS * k)
+        .zip(scales.par_chunks(ROWS))
+        .map(|(rows, scales)| {
+            let mut scaled = Table::new(k);
+            scaled.grow(scales.len());
+            for ((out, row), &scale) in scaled.values_mut().chunks_exact_mut(k).zip(rows.chunks_exact(k)).zip(scales) {
+                let scale = if scale > 0.0 { scale } else { 1.0 };
+                out.iter_mut().zip(row).for_each(|(out, x)| *out = x / scale);
             }
+            als::gram(arch, &scaled)
         })
-    });
-    let (gram, stride) = (als::gram(arch, &scaled), kernel::padded(k));
+        .collect();
+    let mut gram = vec![0.0; stride * stride];
+    for part in parts {
+        gram.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
     Mat::from_fn(k, k, |i, j| gram[i.min(j) * stride + i.max(j)])
 }
 

@@ -260,8 +260,7 @@ impl<'a> Run<'a> {
                 // Users are exact for the items at hand, and these are within the target.
                 return Ok(());
             }
-            let next = anderson.next(self.factors.items.values(), image.values().to_vec());
-            self.factors.items.values_mut().copy_from_slice(&next);
+            anderson.next(self.factors.items.values_mut(), image.values());
         }
         self.solve_users(Precision::Mixed, watch).map(|_| ())
     }

@@ -1,5 +1,6 @@
 //! The shell around the core: builds the ports, turns the loop, tells the pages. The only reader of the clock.
 
+pub mod allocator;
 mod backoff;
 pub mod board;
 pub mod keyring;

@@ -12,6 +12,7 @@ use crate::model::processor::{FoldError, State};
 use crate::model::receipt::{Manifest, Status};
 use crate::model::step::{Input, Outgoing, RowChange, Tally};
 use crate::model::{Millis, receipt};
+use crate::run::allocator;
 use crate::run::backoff::{Backoff, passed};
 use crate::run::board::{Board, Phase};
 use crate::run::keys::Signer;
@@ -259,6 +260,8 @@ impl Service {
     #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
     fn freeze(&mut self, solver: &mut dyn Solver, now: Millis) -> Result<(), TurnError> {
         let began = Instant::now();
+        let read = self.state.changed();
+        allocator::give_back_after(read);
         let job = self.state.freeze_for(&self.tables, self.timing.interim_after)?;
         tracing::debug!(generation = job.number(), interim = job.is_interim(), "solving");
         self.ages_under_way.append(&mut self.ages);
@@ -266,6 +269,7 @@ impl Service {
         self.solving = Some(Solving { since: now, gives_way: !job.is_interim() && !job.serves(), gave_way: false });
         self.freeze_seconds = began.elapsed().as_secs_f64();
         self.board.frozen(now);
+        allocator::give_back_after(read);
         solver.start(job);
         Ok(())
     }
@@ -374,6 +378,7 @@ impl Service {
         self.tables.commit_delivered(&sending.sequences, Some((&published, current)))?;
         self.outbox += published.outbox.len() as u64;
         self.unpublished = false;
+        allocator::give_back_after(rows.len() as u64);
         self.purging.published(&published.requests, now);
         published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
         for (seen, count) in std::mem::take(&mut self.ages_under_way) {
