@@ -7,6 +7,8 @@
 
 pub mod cli;
 pub mod config;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod kafka;
 pub mod metrics;

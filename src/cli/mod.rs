@@ -32,7 +32,7 @@ use clap::builder::TypedValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, ConfigError, Sources, assignment};
 use crate::kafka::client::{ClientSettings, check_properties};
 
 /// How a command ended, as the shell sees it.
@@ -114,8 +114,9 @@ struct Global {
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<String>,
     /// Any configuration key, such as model.rank=32; may be repeated
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = crate::config::assignment)]
-    set: Vec<(String, String)>,
+    // Taken apart later: clap repeats what it refuses, and it may be a secret.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Say more on stderr; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
@@ -123,7 +124,11 @@ struct Global {
 
 impl Global {
     /// What the options say about the configuration, the later before the earlier.
-    fn overrides(&self) -> Vec<(String, String)> {
+    ///
+    /// # Errors
+    /// [`ConfigError::NotAnAssignment`].
+    fn overrides(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let set = self.set.iter().map(|text| assignment(text)).collect::<Result<Vec<_>, _>>()?;
         let short = [("kafka.brokers", &self.brokers), ("store.path", &self.state)];
         let short = short.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
         let level = match self.verbose {
@@ -132,7 +137,7 @@ impl Global {
             _ => Some("trace"),
         };
         let level = level.map(|level| ("log.level".to_owned(), level.to_owned()));
-        level.into_iter().chain(self.set.iter().cloned()).chain(short).collect()
+        Ok(level.into_iter().chain(set).chain(short).collect())
     }
 }
 
@@ -253,7 +258,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     if let Command::Demo(args) = cli.command {
         return demo::run(args);
     }
-    let sources = Sources::from_process(cli.global.config.clone(), cli.global.overrides());
+    let overrides = cli.global.overrides().map_err(CliError::usage)?;
+    let sources = Sources::from_process(cli.global.config.clone(), overrides);
     let config = sources.and_then(|sources| Config::load(&sources)).map_err(CliError::usage)?;
     if !matches!(cli.command, Command::Run) {
         log_to_stderr(cli.global.verbose);

@@ -134,3 +134,27 @@ fn a_matrix_of_nothing_has_no_values() {
         assert_eq!(read(&file(&described("'<f4'", "False", shape), &[])).unwrap().1, []);
     }
 }
+
+#[test]
+fn fuzz_arrays() {
+    let floats: Vec<u8> = [1.0f32, -2.5, 3.0, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let seeds = [
+        file(&described("'<f4'", "False", "(2, 2)"), &floats),
+        file(&described("'>f8'", "True", "(1, 2)"), &floats),
+        file(&described("'<i2'", "False", "(3,)"), &floats[..6]),
+        file(&described("'>u8'", "False", "(2,)"), &floats),
+        file(&described("'<U2'", "False", "(2,)"), &floats),
+        file(&described("'|S4'", "False", "(4L,)"), &floats),
+        file(&described("'|O'", "False", "(4,)"), &floats),
+    ];
+    crate::fuzz::fuzz("arrays", &seeds, |bytes| {
+        if let Ok((array, values)) = read(bytes) {
+            let (rows, columns) = array.matrix().unwrap();
+            assert_eq!(values.len() as u64, rows * columns);
+            assert!(values.iter().all(|&(row, column, _)| row < rows && column < columns));
+        }
+        if let Ok(names) = names(bytes) {
+            assert!(names.iter().all(|name| !name.ends_with('\0')));
+        }
+    });
+}

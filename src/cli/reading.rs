@@ -141,3 +141,25 @@ fn take_row(factors: &mut Factors, names: &mut Dictionary, key: &[u8], value: &[
     table.set(number as usize, &row);
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_factor_records() {
+        let row = [1.0f32, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        // The key ends at the first zero byte.
+        let seeds = [&b"u/ada\0"[..], b"i/film\0"].map(|key| [key, &row].concat());
+        crate::fuzz::fuzz("factor records", &seeds, |bytes| {
+            let (mut factors, mut names) = (Factors::new(2), Dictionary::default());
+            let (key, value) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).map_or(0, |at| at + 1));
+            let key = key.strip_suffix(b"\0").unwrap_or_default();
+            if take_row(&mut factors, &mut names, key, value).is_some() {
+                let side = if key[0] == b'u' { Side::User } else { Side::Item };
+                assert_eq!((factors.side(side).count(), value.len()), (1, 8));
+                assert_eq!(names.name(side, 0).map(|name| side.key(name).into_bytes()).as_deref(), Some(key));
+            }
+        });
+    }
+}

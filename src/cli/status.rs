@@ -57,7 +57,7 @@ fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<St
         "forgets": {"pending": pending},
         "fences": restored.fences.len(),
         "lag": lag,
-        "outbox": state.tables.outbox_len()?.0,
+        "outbox": state.tables.backlog()?.rows,
         "store_bytes": sizes,
     });
     if let Some(digest) = digest {

@@ -89,7 +89,8 @@ fn read(config: &Config, settings: &ClientSettings) -> Result<Finding, CliError>
     let ends = admin::end_offsets(settings, topic).map_err(CliError::failed)?;
     let upto: Positions = manifest.upto.iter().map(|(partition, end)| ((topic.clone(), *partition), *end)).collect();
     let beyond = beyond(&ends, &manifest, topic)?;
-    let bar = output::offsets_bar(upto.values().map(|end| end.unsigned_abs()).sum());
+    // None is beyond the end of its partition.
+    let bar = output::offsets_bar(upto.values().map(|end| u64::try_from(*end).unwrap_or(0)).sum());
     let mut live: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     let mut reached: BTreeMap<i32, u64> = BTreeMap::new();
     let read = admin::read_topic(settings, topic, Some(&upto), |record| {
@@ -137,7 +138,7 @@ fn beyond(ends: &Positions, manifest: &Manifest, topic: &str) -> Result<u64, Cli
     let mut beyond = 0;
     for ((_, partition), end) in ends {
         let upto = manifest.upto.get(partition).copied().unwrap_or(0);
-        beyond += u64::try_from(end - upto).unwrap_or(0);
+        beyond += u64::try_from(end.saturating_sub(upto)).unwrap_or(0);
     }
     for (partition, upto) in &manifest.upto {
         let end = ends.get(&(topic.to_owned(), *partition)).copied().unwrap_or(0);
@@ -250,6 +251,27 @@ mod tests {
         let text = r#"{"generation":4,"parent":3,"upto":{"0":10,"1":5},"counts":{"users":2,"items":1,"changed":9},"digest":"ab","new":1}"#;
         let read: Manifest = serde_json::from_str(text).unwrap();
         assert_eq!((read.upto, read.counts), (BTreeMap::from([(0, 10), (1, 5)]), Rows { users: 2, items: 1 }));
+    }
+
+    #[test]
+    fn fuzz_manifests() {
+        let seeds = [
+            r#"{"generation":4,"parent":3,"upto":{"0":10,"1":5},"counts":{"users":2,"items":1,"changed":9},"digest":"ab","new":1}"#,
+            r#"{"generation":0,"upto":{"-1":-9223372036854775808},"counts":{"users":0,"items":0},"digest":""}"#,
+        ];
+        let ends = Positions::from([(("t".to_owned(), 0), 12), (("t".to_owned(), -1), 12), (("t".to_owned(), 1), i64::MAX / 2)]);
+        crate::fuzz::fuzz("manifests", &seeds, |bytes| {
+            let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else { return };
+            if let Ok(beyond) = beyond(&ends, &manifest, "t") {
+                assert!(
+                    manifest.upto.iter().all(|(partition, upto)| *upto <= ends.get(&("t".to_owned(), *partition)).copied().unwrap_or(0))
+                );
+                let finding = sum_up(manifest, &live(&ROWS), beyond);
+                assert!(
+                    !diagnosis(&finding, "t").is_empty() && short(&finding.manifest.digest).len() <= finding.manifest.digest.len().max(19)
+                );
+            }
+        });
     }
 
     #[test]

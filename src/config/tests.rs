@@ -338,3 +338,36 @@ fn an_assignment_is_split_at_the_first_equals_sign() {
     assert_eq!(assignment("log.level=info,a=debug").unwrap(), ("log.level".into(), "info,a=debug".into()));
     assert!(assignment("=3").is_err() && assignment("model.rank").is_err());
 }
+
+#[test]
+fn fuzz_configurations() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("nepenthe.toml");
+    let seeds = [
+        include_str!("../default.toml"),
+        "[kafka]\nbrokers = \"a:1,[::1]:9093\"\n[kafka.properties]\n\"sasl.password\" = \"hunter2\"\nlinger.ms = 2.5\n",
+        "model = { rank = 8, regularization = 1e-3, objective = 'explicit' }\nhttp.listen = \"[::1]:0\"\n",
+        "[generation]\nmax_delay = \"1h30m\"\nmax_events = 9_000\n[log]\nlevel = \"info,nepenthe::kafka=debug\"\n",
+    ];
+    crate::fuzz::fuzz_costly("configurations", &seeds, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        let file = Sources { file: Some(path.clone()), ..Sources::default() };
+        let text = String::from_utf8_lossy(bytes);
+        // The same text as values of settings.
+        let pairs = text.lines().filter_map(|line| assignment(line).ok());
+        let options = Sources { overrides: pairs.clone().collect(), ..Sources::default() };
+        let env =
+            Sources { env: pairs.map(|(key, value)| (format!("NEPENTHE__{}", key.to_uppercase()), value)).collect(), ..Sources::default() };
+        for sources in [file, options, env] {
+            if let Ok(config) = Config::load(&sources) {
+                let again = load(&config.to_toml(), &[], &[]);
+                assert!(again.is_ok(), "what is printed can be read again: {again:?}");
+                let mut open = config.clone();
+                let secret = open.kafka.properties.remove("sasl.password").is_some_and(|value| value.contains("hunter2"));
+                if secret && !format!("{open:?}").contains("hunter2") {
+                    assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
+                }
+            }
+        }
+    });
+}

@@ -94,6 +94,21 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_authorizations() {
+        let guard = Guard::with_token(TOKEN).unwrap();
+        let shown = [format!("Bearer {TOKEN}"), format!("Basic {}", STANDARD.encode(format!("me:{TOKEN}"))), "Basic Og==".to_owned()];
+        crate::fuzz::fuzz("authorizations", &shown, |bytes| {
+            let Ok(header) = HeaderValue::from_bytes(bytes) else { return };
+            if guard.lets_in("/metrics", Some(&header)) {
+                let text = header.to_str().unwrap();
+                let plain = text.split_once(' ').unwrap().1.trim();
+                let basic = STANDARD.decode(plain).is_ok_and(|pair| pair.ends_with(format!(":{TOKEN}").as_bytes()));
+                assert!(plain == TOKEN || basic, "{text}");
+            }
+        });
+    }
+
+    #[test]
     fn a_token_that_could_be_guessed_is_refused() {
         for text in ["", "\n", "short", "              15"] {
             assert_eq!(Guard::with_token(text).err(), Some(TokenTooShort), "{text:?}");

@@ -152,3 +152,18 @@ fn wanted(query: Option<&str>) -> Result<usize, Problem> {
     let refused = || Problem::new(StatusCode::BAD_REQUEST, format!("n must be an integer from 1 to {LARGEST_N}"));
     given.parse().ok().filter(|n| (1..=LARGEST_N).contains(n)).ok_or_else(refused)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_queries() {
+        crate::fuzz::fuzz("queries", &["n=10", "m=1&n=1000&n=x", "n=%31", "&&=&n="], |bytes| {
+            let Ok(query) = std::str::from_utf8(bytes) else { return };
+            if let Ok(n) = wanted(Some(query)) {
+                assert!((1..=LARGEST_N).contains(&n));
+            }
+        });
+    }
+}

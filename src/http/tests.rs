@@ -211,3 +211,21 @@ fn a_guarded_server_asks_for_the_token() {
     let shown = "/v1/status HTTP/1.1\r\nAuthorization: Bearer 0123456789abcdef\r\nX-Rest:";
     assert_eq!(get(&server, shown).json(), json!({ "generation": 7 }));
 }
+
+#[test]
+fn fuzz_requests() {
+    let server = start(Ok(()));
+    let seeds = [
+        "GET /v1/users/u%2F7/recommendations?n=3 HTTP/1.0\r\nHost: x\r\n\r\n",
+        "GET /v1/receipts/forgets/0/12 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "HEAD /metrics HTTP/1.0\r\nAuthorization: Bearer 0123456789abcdef\r\n\r\n",
+        "POST /livez HTTP/1.0\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+    ];
+    crate::fuzz::fuzz_costly("requests", &seeds, |bytes| {
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        // A server that has heard enough may close before everything is said.
+        let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    assert_eq!(get(&server, "/livez").status, 200, "the server lives");
+}

@@ -1,6 +1,7 @@
 //! Events: bytes → what was written → what it means. Only [`Event`] goes further.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 use jiff::Timestamp;
 use serde::de::{self, Deserializer, Visitor};
@@ -18,6 +19,8 @@ pub const MAX_EVENT_ID: usize = 128;
 pub const END_OF_TIME: Millis = 7_258_118_400_000;
 /// Largest magnitude of a value: the regularization must not be lost in the rounding of the normal equations beside it.
 pub const MAX_VALUE: f64 = 1e12;
+/// Longest explanation of a refusal, in bytes.
+const MAX_DETAIL: usize = 512;
 /// Most pairs of an item and an event id in one request: each leaves a fence behind.
 const MAX_PRODUCT: usize = 10_000;
 
@@ -149,9 +152,13 @@ pub fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, R
     }
     let text = std::str::from_utf8(payload)
         .map_err(|e| Refusal::new("invalid_utf8", format!("not UTF-8 after byte {}; send UTF-8 JSON", e.valid_up_to())))?;
+    // The reader of structures would also take their fields one after the other from an array.
+    if text.trim_ascii_start().starts_with('[') {
+        return Err(Refusal::new("invalid_field", "an event is a JSON object, not an array"));
+    }
     let raw: RawEvent<'a> = serde_json::from_str(text).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => Refusal::new("invalid_field", e.to_string()),
-        _ => Refusal::new("invalid_json", e.to_string()),
+        serde_json::error::Category::Data => Refusal::new("invalid_field", brief(&e)),
+        _ => Refusal::new("invalid_json", brief(&e)),
     })?;
     let kind = match raw.r#type.as_deref() {
         None => origin.kind,
@@ -163,6 +170,22 @@ pub fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, R
         Kind::Interaction => interaction(origin, raw).map(Event::Interaction),
         Kind::Forget => forget(origin, raw).map(Event::Forget),
     }
+}
+
+/// The first [`MAX_DETAIL`] bytes of what an error says, or a character less: it may quote a value of a megabyte.
+fn brief(error: &impl fmt::Display) -> String {
+    struct Brief(String);
+    impl fmt::Write for Brief {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = MAX_DETAIL - self.0.len();
+            self.0.push_str(&text[..text.floor_char_boundary(room)]);
+            if text.len() > room { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut brief = Brief(String::new());
+    // It fails when it is full.
+    let _ = write!(brief, "{error}");
+    brief.0
 }
 
 /// A record as written: every field of both kinds, unknown ones ignored, repeated ones refused.
@@ -227,7 +250,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
         struct V;
         impl<'de> Visitor<'de> for V {
             type Value = Text<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a string or an integer")
             }
             fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Text<'de>, E> {
@@ -258,7 +281,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Time<'a> {
         struct V;
         impl<'de> Visitor<'de> for V {
             type Value = Time<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("RFC 3339 text or milliseconds since 1970")
             }
             fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Time<'de>, E> {

@@ -143,3 +143,128 @@ fn a_value_is_read_to_its_last_bit() {
         assert_eq!(read.value.to_bits(), value.to_bits(), "{text}");
     }
 }
+
+#[test]
+fn an_array_is_no_event() {
+    for text in [r#"["interaction","e","u","i",1,5]"#, " \n\t[null,null,\"u\",\"i\"]", "[]", "[{\"user\":\"u\",\"item\":\"i\"}]"] {
+        assert_eq!(code(Kind::Interaction, text), "invalid_field", "{text}");
+        assert_eq!(code(Kind::Forget, text), "invalid_field", "{text}");
+    }
+}
+
+#[test]
+fn an_explanation_is_short_whatever_it_quotes() {
+    let long = "\u{e4}\u{0}".repeat(20_000);
+    let quoted = serde_json::to_string(&long).unwrap();
+    let refusal = read(Kind::Interaction, &format!(r#"{{"user":"u","item":"i","value":{quoted}}}"#)).unwrap_err();
+    assert_eq!(refusal.code, "invalid_field");
+    assert!((500..=MAX_DETAIL).contains(&refusal.detail.len()), "{} bytes", refusal.detail.len());
+    assert!(refusal.detail.starts_with("invalid type: string"), "{}", refusal.detail);
+}
+
+/// What is invalid JSON, or valid JSON that few expect, each by itself.
+#[test]
+fn strange_json_is_taken_or_refused_by_name() {
+    let brackets = |n: usize, open: &str, close: &str| format!("{}{}", open.repeat(n), close.repeat(n));
+    let half = MAX_RECORD / 2;
+    for (text, expected) in [
+        // 1 MiB of nested brackets, as the record, in a field that is read, and never closed.
+        (brackets(half, "[", "]"), "invalid_field"),
+        ("[".repeat(MAX_RECORD), "invalid_field"),
+        ("{\"a\":".repeat(MAX_RECORD / 5), "invalid_json"),
+        (format!(r#"{{"item":"i","user":{}}}"#, brackets(half - 20, "[", "]")), "invalid_field"),
+        (format!(r#"{{"user":"u","items":{}}}"#, brackets(half - 20, "[", "]")), "invalid_field"),
+        (format!(r#"{{"user":"u","item":"i","value":{}}}"#, brackets(100_000, "{\"a\":", "}")), "invalid_field"),
+        // Numbers without end.
+        (format!(r#"{{"user":"u","item":"i","value":{}}}"#, "9".repeat(1_000_000)), "invalid_json"),
+        (format!(r#"{{"user":{},"item":"i"}}"#, "1".repeat(1_000_000)), "invalid_json"),
+        (format!(r#"{{"user":"u","item":"i","time":{}e300}}"#, "1".repeat(8)), "invalid_time"),
+        (r#"{"user":"u","item":"i","time":-1e-9}"#.to_owned(), "invalid_time"),
+        (r#"{"user":18446744073709551616,"item":"i"}"#.to_owned(), "invalid_field"),
+        (r#"{"user":"u","item":"i","value":1e13}"#.to_owned(), "invalid_value"),
+        (r#"{"user":"u","item":"i","value":01}"#.to_owned(), "invalid_json"),
+        // One name twice, also written in two ways.
+        (r#"{"user":"u","item":"i","item":"j"}"#.to_owned(), "invalid_field"),
+        (r#"{"user":"u","item":"i","\u0069tem":"j"}"#.to_owned(), "invalid_field"),
+        (r#"{"user":"u","item":"i","time":1,"time":1}"#.to_owned(), "invalid_field"),
+        // Halves of a surrogate pair.
+        (r#"{"user":"\ud800","item":"i"}"#.to_owned(), "invalid_json"),
+        (r#"{"user":"u","item":"\udc00\ud800"}"#.to_owned(), "invalid_json"),
+        (r#"{"user":"u","item":"i","event_id":"\ud83dx"}"#.to_owned(), "invalid_json"),
+        // Text that is none.
+        ("{\"user\":\"a\nb\",\"item\":\"i\"}".to_owned(), "invalid_json"),
+        (r#"{"user":"\x41","item":"i"}"#.to_owned(), "invalid_json"),
+        ("\u{feff}{\"user\":\"u\",\"item\":\"i\"}".to_owned(), "invalid_json"),
+        (r#"{"user":"u","item":"i"}{"user":"u","item":"i"}"#.to_owned(), "invalid_json"),
+        (r#"{"user":"u","item":"i",}"#.to_owned(), "invalid_json"),
+        ("null".to_owned(), "invalid_field"),
+        (r#""user""#.to_owned(), "invalid_field"),
+    ] {
+        let start: String = text.chars().take(60).collect();
+        let found = read(Kind::Interaction, &text).map(|event| panic!("{start} was taken as {event:?}")).unwrap_err();
+        let forget = text.contains("items");
+        let found = if forget { read(Kind::Forget, &text).unwrap_err() } else { found };
+        assert_eq!(found.code, expected, "{start}: {}", found.detail);
+        assert!(found.detail.len() <= MAX_DETAIL);
+    }
+    let tiny = format!(r#"{{"user":"u","item":"i","value":0.{}1}}"#, "0".repeat(1_000_000));
+    let Event::Interaction(tiny) = read(Kind::Interaction, &tiny).unwrap() else { panic!() };
+    assert_eq!(tiny.value, 0.0, "less than the least double is zero");
+    for unread in [brackets(half - 30, "[", "]"), "1e999".to_owned(), r#""\ud800""#.to_owned(), r#"{"user":"v","user":"w"}"#.to_owned()] {
+        let text = format!(r#"{{"user":"u","item":"i","x":{unread}}}"#);
+        let Event::Interaction(event) = read(Kind::Interaction, &text).unwrap() else { panic!() };
+        assert_eq!((&*event.user, &*event.item), ("u", "i"), "a field that is not ours is skipped, whatever it holds");
+    }
+}
+
+#[test]
+fn overlong_and_broken_utf8_is_refused() {
+    let interactions = origin(Kind::Interaction, Objective::Implicit);
+    // `/` in two and three bytes, a surrogate, beyond the last code point, cut off, a lone continuation.
+    for bytes in [&b"\xc0\xaf"[..], b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"\xff\xfe"] {
+        let record = [b"{\"user\":\"", bytes, b"\",\"item\":\"i\"}"].concat();
+        assert_eq!(decode(&interactions, &record).unwrap_err().code, "invalid_utf8", "{bytes:x?}");
+    }
+}
+
+#[test]
+fn a_forget_of_a_hundred_thousand_items_is_one_request() {
+    let items: Vec<String> = (0..100_000).map(|n| format!("\"{n:x}\"")).collect();
+    let text = format!(r#"{{"user":"u","items":[{}]}}"#, items.join(","));
+    assert!(text.len() < MAX_RECORD);
+    assert_eq!(forget(&text).selector.items.map(|items| items.len()), Some(100_000));
+}
+
+/// Seeds for all that reads events.
+pub(crate) const RECORDS: &[&str] = &[
+    r#"{"type":"interaction","event_id":"e1","user":"u1","item":"i1","value":2.5,"time":1700000000000}"#,
+    r#"{"user":7,"item":-4,"time":"2024-02-29T12:00:00+01:00","note":[1,{"a":null}]}"#,
+    r#"{"user":"ü\u00e4\ud83d\ude00","item":"i\"\\","value":null}"#,
+    r#"{"type":"forget","request_id":"r1","user":"u1","items":["i1","i2"],"from":5,"to":1600000000000,"time":1700000000000}"#,
+    r#"{"type":"forget","user":"u1","event_ids":["e1","e2"],"time":"2030-01-01T00:00:00Z"}"#,
+    r#"{"type":"forget","items":["i1"]}"#,
+];
+
+#[test]
+fn fuzz_events() {
+    crate::fuzz::fuzz("events", RECORDS, |payload| {
+        for (kind, objective) in [(Kind::Interaction, Objective::Implicit), (Kind::Forget, Objective::Explicit)] {
+            match decode(&origin(kind, objective), payload) {
+                Ok(Event::Interaction(event)) => {
+                    let ids = [(&event.user, MAX_ID), (&event.item, MAX_ID), (event.event_id.as_ref().unwrap_or(&event.user), MAX_ID)];
+                    assert!(ids.iter().all(|(id, longest)| (1..=*longest).contains(&id.len())));
+                    assert!(event.value.abs() <= MAX_VALUE && (0..END_OF_TIME).contains(&event.time));
+                    assert!(objective == Objective::Explicit || event.value >= 0.0);
+                }
+                Ok(Event::Forget(Forget { selector, time, request_id, .. })) => {
+                    assert!(selector.user.is_some() || selector.items.as_ref().is_some_and(|items| !items.is_empty()));
+                    assert!(selector.from <= selector.to && selector.to <= time && (0..END_OF_TIME).contains(&time));
+                    assert!((1..=MAX_EVENT_ID).contains(&request_id.len()));
+                }
+                Err(refusal) => {
+                    assert!(Refusal::CODES.contains(&refusal.code) && refusal.detail.len() <= MAX_DETAIL && !refusal.detail.is_empty());
+                }
+            }
+        }
+    });
+}

@@ -24,6 +24,7 @@ pub mod local;
 pub mod play;
 pub mod processor;
 pub mod ratings;
+mod reach;
 pub mod receipt;
 pub mod recommend;
 mod schedule;

@@ -1,7 +1,7 @@
 //! The state of the service and what an event does to it: facts in, a [`Step`] out. The shell commits the step; if
 //! that fails the process ends, so memory never runs ahead of the store for long.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::dictionary::{Dictionary, NumbersExhausted};
@@ -12,18 +12,14 @@ use super::generation::{Current, read_all};
 use super::intake::{Known, Reading};
 use super::local::Base;
 use super::play::{Play, ordered};
-use super::ratings::{Changes, Ratings};
+use super::ratings::{Changes, Ratings, Rows};
+use super::reach::{Reach, Wish};
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
-use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Range, Step};
+use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Step};
 use super::{Millis, Objective, Params};
 
 /// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
 const DEAD_LETTER_BYTES: usize = 1_000_000;
-/// Up to this many items of one user are looked up pair by pair; beyond, the user's whole row is read.
-const PAIR_LOOKUPS: usize = 64;
-/// Beyond this many look-ups for an item that everybody forgets, one pass over everything is cheaper.
-const RANGES: usize = 50_000;
-
 /// Why a batch could not be taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError<E: std::error::Error> {
@@ -88,9 +84,10 @@ impl State {
         let Restored { dictionary, fences, positions, current, waiting } = restored;
         // What came after the last cut, or another configuration, asks for a generation.
         let cut: Positions = current.as_ref().map(Current::cut).unwrap_or_default();
-        let moved: i64 = positions.iter().map(|(at, next)| (next - cut.get(at).unwrap_or(&0)).abs()).sum();
+        let distance = |(at, next): (&(String, i32), &i64)| next.abs_diff(*cut.get(at).unwrap_or(&0));
+        let moved = positions.iter().map(distance).fold(0, u64::saturating_add);
         let same = current.as_ref().is_none_or(|current| current.manifest.model.params == params && current.manifest.certificate.holds());
-        let changed = (moved as u64).max(u64::from(!same));
+        let changed = moved.max(u64::from(!same));
         let ratings = Arc::new(read_all(history, params.objective)?);
         let solve_seconds = current.as_ref().map_or(0.0, |current| current.manifest.certificate.seconds);
         Ok(State {
@@ -136,6 +133,17 @@ impl State {
         &self.waiting
     }
 
+    /// A user or an item that interactions are stored of and that has no name: the store is damaged, and a model of it would
+    /// say something of nobody. Known after [`State::open`].
+    pub fn nameless(&self) -> Option<(Side, u32)> {
+        let sides = [(Side::User, &self.ratings.users), (Side::Item, &self.ratings.items)];
+        let nameless = |(side, rows): (Side, &Rows)| {
+            let name = |row: u32| self.dictionary.name(side, row).is_none() && rows.degree(row as usize) > 0;
+            (0..rows.len() as u32).find(|&row| name(row)).map(|row| (side, row))
+        };
+        sides.into_iter().find_map(nameless)
+    }
+
     /// Events that the current generation does not know.
     pub fn changed(&self) -> u64 {
         self.changed
@@ -157,7 +165,8 @@ impl State {
     ) -> Result<Step, FoldError<H::Error>> {
         let inputs: Vec<Input<'a>> = inputs.collect();
         let readings = self.read(topics, &inputs);
-        let mut fold = Fold { step: Step::default(), sorted: true, erased: HashSet::new(), now, history };
+        let mut fold = Fold::default();
+        let changed = self.dirty[Side::User as usize].rows().len();
         let mut places: Vec<Place> = Vec::new();
         let mut last = 0;
         for (input, reading) in inputs.iter().zip(readings) {
@@ -171,7 +180,7 @@ impl State {
             match reading {
                 Reading::Empty => fold.step.tally.empty += 1,
                 Reading::Interaction(known) => self.interaction(&mut fold, &known)?,
-                Reading::Forget(forget) => self.forget(&mut fold, forget).map_err(FoldError::History)?,
+                Reading::Forget(forget) => self.forget(&mut fold, &forget, now, history).map_err(FoldError::History)?,
                 Reading::Refused(refusal) => fold.step.outbox.push(dead_letter(&topics[input.topic as usize], input, refusal)),
             }
         }
@@ -180,10 +189,14 @@ impl State {
             fold.step.positions.insert(at.clone(), place.next);
             self.positions.insert(at, place.next);
         }
-        fold.sort();
-        let mut step = fold.step;
-        step.erased.sort_unstable();
-        Ok(step)
+        if fold.unsorted {
+            fold.step.plays.sort_unstable();
+            fold.step.plays.dedup();
+        }
+        if !fold.asked.is_empty() {
+            self.erase(&mut fold, changed, history).map_err(FoldError::History)?;
+        }
+        Ok(fold.step)
     }
 
     /// Finds or makes the running entry of a record's partition; most records follow one of the same.
@@ -200,7 +213,7 @@ impl State {
         })
     }
 
-    fn interaction<H: History>(&mut self, fold: &mut Fold<'_, H>, known: &Known<'_>) -> Result<(), NumbersExhausted> {
+    fn interaction(&mut self, fold: &mut Fold, known: &Known<'_>) -> Result<(), NumbersExhausted> {
         let event = &known.event;
         // Fences of this batch were not up when it was read.
         if known.fenced || (!fold.step.rules.is_empty() && self.fences.cover(event)) {
@@ -215,7 +228,7 @@ impl State {
             _ => Box::default(),
         };
         let play = Play { user, item, ident: known.ident, time: event.time, value: ordered(event.value) };
-        fold.sorted = fold.sorted && fold.step.plays.last().is_none_or(|(last, _)| *last < play);
+        fold.unsorted |= fold.step.plays.last().is_some_and(|(last, _)| *last >= play);
         fold.step.plays.push((play, name));
         self.dirty[Side::User as usize].set(user);
         self.dirty[Side::Item as usize].set(item);
@@ -225,7 +238,7 @@ impl State {
     }
 
     /// The number of a name: what was found when the batch was read, else what the batch has brought, else a new one.
-    fn number<H>(&mut self, fold: &mut Fold<'_, H>, side: Side, name: &str, found: Option<u32>) -> Result<u32, NumbersExhausted> {
+    fn number(&mut self, fold: &mut Fold, side: Side, name: &str, found: Option<u32>) -> Result<u32, NumbersExhausted> {
         if let Some(number) = found {
             return Ok(number);
         }
@@ -236,105 +249,84 @@ impl State {
         Ok(number)
     }
 
-    fn forget<H: History>(&mut self, fold: &mut Fold<'_, H>, forget: Forget) -> Result<(), H::Error> {
+    /// Raises the fences of a request that is new; what it reaches is looked for when the whole batch is read.
+    fn forget<H: History>(&mut self, fold: &mut Fold, forget: &Forget, now: Millis, history: &H) -> Result<(), H::Error> {
         let key = self.fences.key().request(&forget.request_id);
-        let before = match self.waiting.get(&key) {
-            Some(request) => Some(request.clone()),
-            None => fold.history.request(&key)?,
+        let content = self.fences.key().content(&forget.content);
+        let (place, earlier) = (fold.step.outbox.len(), fold.by_key.get(&key).copied());
+        let before = match (earlier, self.waiting.get(&key)) {
+            (Some(at), _) => Some(fold.asked[at].request.clone()),
+            (None, Some(request)) => Some(request.clone()),
+            (None, None) => history.request(&key)?,
         };
         if let Some(before) = before {
-            if before.content == self.fences.key().content(&forget.content) {
-                fold.step.tally.repeated += 1;
-                fold.step.outbox.push(Outgoing::Receipt(before.receipt));
-            } else {
+            if before.content != content {
                 fold.step.tally.rejected += 1;
-                fold.step.outbox.push(Outgoing::Receipt(rejected(&forget)));
+                fold.step.outbox.push(Outgoing::Receipt(rejected(forget)));
+                return Ok(());
             }
+            fold.step.tally.repeated += 1;
+            fold.step.outbox.push(Outgoing::Receipt(before.receipt));
+            earlier.into_iter().for_each(|at| fold.asked[at].places.push(place));
             return Ok(());
         }
         for rule in fence::rules(self.fences.key(), &forget.selector) {
             self.fences.insert(&rule);
             fold.step.rules.push(rule);
         }
-        let erased = self.select(fold, &forget.selector)?;
-        let mut request = accepted(&forget, &erased, fold.now);
-        request.content = self.fences.key().content(&forget.content);
-        for play in &erased {
-            self.dirty[Side::User as usize].set(play.user);
-            self.dirty[Side::Item as usize].set(play.item);
-        }
-        self.changed += erased.len() as u64;
-        fold.erase(erased);
+        let request = accepted(forget, content, now);
         fold.step.tally.forgets += 1;
         fold.step.outbox.push(Outgoing::Receipt(request.receipt.clone()));
-        fold.step.requests.push((key, request.clone()));
-        self.waiting.insert(key, request);
+        fold.by_key.insert(key, fold.asked.len());
+        fold.asked.push(Asked { key, request, wish: self.wish(&forget.selector), places: vec![place] });
         Ok(())
     }
 
-    /// All plays, stored or of this batch, that a selector names.
-    fn select<H: History>(&self, fold: &mut Fold<'_, H>, selector: &Selector) -> Result<Vec<Play>, H::Error> {
+    /// A selector in the numbers of the dictionary.
+    fn wish(&self, selector: &Selector) -> Wish {
         let number = |side, name: &String| self.dictionary.get(side, name);
-        let items: Option<Vec<u32>> = selector.items.as_ref().map(|items| {
-            let mut items: Vec<u32> = items.iter().filter_map(|item| number(Side::Item, item)).collect();
-            items.sort_unstable();
-            items
-        });
-        let user = match &selector.user {
-            None => None,
-            Some(user) => match number(Side::User, user) {
-                None => return Ok(Vec::new()),
-                user => user,
-            },
-        };
-        let events: Option<HashSet<u64>> =
-            selector.event_ids.as_ref().map(|ids| ids.iter().map(|id| self.fences.key().event(id)).collect());
-        let matches = |play: &Play| {
-            user.is_none_or(|user| play.user == user)
-                && items.as_ref().is_none_or(|items| items.binary_search(&play.item).is_ok())
-                && events.as_ref().is_none_or(|events| play.ident.is_some_and(|ident| events.contains(&ident)))
-                && (selector.from..=selector.to).contains(&play.time)
-        };
-        let mut found = Vec::new();
-        for range in self.ranges(user, items.as_deref()) {
-            fold.history.plays(range, &mut |play, _| {
-                if matches(&play) && !fold.erased.contains(&play) {
-                    found.push(play);
-                }
-            })?;
+        let user = selector.user.as_ref().map(|user| number(Side::User, user));
+        let items = selector.items.as_ref().map(|items| items.iter().filter_map(|item| number(Side::Item, item)).collect());
+        let events = selector.event_ids.as_ref().map(|ids| ids.iter().map(|id| self.fences.key().event(id)).collect());
+        let (from, to) = (selector.from, selector.to);
+        match user {
+            // Nobody of that name is known, so nothing is reached.
+            Some(None) => Wish { user: None, items: Some(Vec::new()), events, from, to },
+            user => Wish { user: user.flatten(), items, events, from, to },
         }
-        fold.sort();
-        let pending = &fold.step.plays;
-        let part = match user {
-            Some(user) => &pending[pending.partition_point(|p| p.0.user < user)..pending.partition_point(|p| p.0.user <= user)],
-            None => &pending[..],
-        };
-        found.extend(part.iter().map(|(play, _)| *play).filter(|play| matches(play)));
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
     }
 
-    /// Where in the store a selector's plays can be. The store has no rows by item: who has an item is known from the
-    /// pairs in memory, and from everybody whose data changed since these were read.
-    fn ranges(&self, user: Option<u32>, items: Option<&[u32]>) -> Vec<Range> {
-        match (user, items) {
-            (Some(user), Some(items)) if items.len() <= PAIR_LOOKUPS => items.iter().map(|&item| Range::Pair(user, item)).collect(),
-            (Some(user), _) => vec![Range::User(user)],
-            (None, Some(items)) => {
-                let changed = &self.dirty[Side::User as usize];
-                let owners: usize = items.iter().map(|&item| self.ratings.items.degree(item as usize)).sum();
-                if owners + changed.rows().len() > RANGES {
-                    return vec![Range::All];
-                }
-                let of_item = |&item: &u32| {
-                    let owners = self.ratings.items.row(item as usize).0.iter();
-                    owners.filter(|&&user| !changed.contains(user)).map(move |&user| Range::Pair(user, item)).collect::<Vec<_>>()
-                };
-                items.iter().flat_map(of_item).chain(changed.rows().iter().map(|&user| Range::User(user))).collect()
+    /// Erases what the batch's requests reach, in the store and in the batch itself, and completes their receipts. `changed`
+    /// is how many users were marked before the batch: what it brings is not in the store yet.
+    fn erase<H: History>(&mut self, fold: &mut Fold, changed: usize, history: &H) -> Result<(), H::Error> {
+        let wishes: Vec<Wish> = fold.asked.iter().map(|asked| asked.wish.clone()).collect();
+        let reach = Reach::new(&wishes);
+        let mut found = reach.stored(&self.ratings, &self.dirty[Side::User as usize].rows()[..changed], history)?;
+        let step = &mut fold.step;
+        step.plays.retain(|(play, _)| match reach.first(play) {
+            Some(wish) => {
+                found[wish as usize].push(*play);
+                false
             }
-            (None, None) => vec![Range::All],
+            None => true,
+        });
+        for (asked, mut plays) in fold.asked.drain(..).zip(found) {
+            plays.sort_unstable();
+            plays.dedup();
+            let Asked { key, mut request, places, .. } = asked;
+            reached(&mut request, &plays);
+            for play in &plays {
+                self.dirty[Side::User as usize].set(play.user);
+                self.dirty[Side::Item as usize].set(play.item);
+            }
+            self.changed += plays.len() as u64;
+            places.into_iter().for_each(|place| step.outbox[place] = Outgoing::Receipt(request.receipt.clone()));
+            step.erased.extend(plays);
+            step.requests.push((key, request.clone()));
+            self.waiting.insert(key, request);
         }
+        step.erased.sort_unstable();
+        Ok(())
     }
 }
 
@@ -346,60 +338,56 @@ struct Place {
 }
 
 /// A batch while it is taken in.
-struct Fold<'h, H> {
+#[derive(Default)]
+struct Fold {
     step: Step,
-    /// `step.plays` is sorted and without repetition.
-    sorted: bool,
-    /// Stored plays that this batch erases already.
-    erased: HashSet<Play>,
-    now: Millis,
-    history: &'h H,
+    /// `step.plays` is not sorted or has repetitions.
+    unsorted: bool,
+    /// Requests that this batch brought, and their places in it.
+    asked: Vec<Asked>,
+    by_key: HashMap<RequestKey, usize>,
 }
 
-impl<H> Fold<'_, H> {
-    fn sort(&mut self) {
-        if !self.sorted {
-            self.step.plays.sort_unstable();
-            self.step.plays.dedup();
-            self.sorted = true;
-        }
-    }
-
-    /// Takes plays out of the batch and marks them for deletion in the store; `plays` are sorted.
-    fn erase(&mut self, plays: Vec<Play>) {
-        if plays.is_empty() {
-            return;
-        }
-        self.step.plays.retain(|(play, _)| plays.binary_search(play).is_err());
-        self.step.erased.extend(&plays);
-        self.erased.extend(plays);
-    }
+/// A new request, before it is known what it reaches.
+struct Asked {
+    key: RequestKey,
+    request: Request,
+    wish: Wish,
+    /// Where the outbox holds its receipt.
+    places: Vec<usize>,
 }
 
-fn accepted(forget: &Forget, erased: &[Play], now: Millis) -> Request {
-    let rows = |of: fn(&Play) -> u32| {
-        let mut rows: Vec<u32> = erased.iter().map(of).collect();
-        rows.sort_unstable();
-        rows.dedup();
-        rows
-    };
-    // Two records of one identity are one interaction.
-    let mut identities: Vec<_> = erased.iter().map(|p| (p.user, p.item, p.ident, p.ident.map_or(p.time, |_| 0))).collect();
-    identities.sort_unstable();
-    identities.dedup();
+/// A request of which it is not known yet what it reaches.
+fn accepted(forget: &Forget, content: [u8; 32], now: Millis) -> Request {
     let receipt = Receipt {
         request_id: forget.request_id.clone(),
         status: Status::Erased,
         stages: Stages { accepted: Some(instant(now)), erased: Some(instant(now)), ..Stages::default() },
         selector: forget.selector.shape(),
-        removed: Removed { interactions: identities.len() as u64, users: 0, items: 0 },
+        removed: Removed::default(),
         generation: None,
         certificate: None,
         exactness: vec!["E0".to_owned()],
         purged_from: Vec::new(),
         error: None,
     };
-    Request { content: forget.content, receipt, users: rows(|play| play.user), items: rows(|play| play.item) }
+    Request { content, receipt, users: Vec::new(), items: Vec::new() }
+}
+
+/// Notes what a request erased; `plays` are sorted.
+fn reached(request: &mut Request, plays: &[Play]) {
+    let rows = |of: fn(&Play) -> u32| {
+        let mut rows: Vec<u32> = plays.iter().map(of).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    };
+    // Two records of one identity are one interaction.
+    let mut identities: Vec<_> = plays.iter().map(|p| (p.user, p.item, p.ident, p.ident.map_or(p.time, |_| 0))).collect();
+    identities.sort_unstable();
+    identities.dedup();
+    request.receipt.removed.interactions = identities.len() as u64;
+    (request.users, request.items) = (rows(|play| play.user), rows(|play| play.item));
 }
 
 fn rejected(forget: &Forget) -> Receipt {
@@ -428,6 +416,6 @@ fn dead_letter(topic: &str, input: &Input<'_>, refusal: Refusal) -> Outgoing {
         value: payload[..payload.len().min(DEAD_LETTER_BYTES)].to_vec(),
         length: payload.len() as u64,
         error: refusal.code.to_owned(),
-        detail: refusal.detail.chars().take(512).collect(),
+        detail: refusal.detail,
     })
 }

@@ -84,6 +84,16 @@ pub enum Outgoing {
     },
 }
 
+impl Outgoing {
+    /// Bytes of a dead letter that its producer wrote.
+    pub fn letter_bytes(&self) -> u64 {
+        match self {
+            Outgoing::DeadLetter(letter) => (letter.value.len() + letter.key.as_ref().map_or(0, Vec::len)) as u64,
+            _ => 0,
+        }
+    }
+}
+
 /// What happened to events of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {

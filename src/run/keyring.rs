@@ -227,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_keyrings() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = signer(dir.path(), "1.pem");
+        let keyring = Keyring::kept(dir.path(), &signer.public(), 1).unwrap();
+        let signature = signer.sign(b"receipt");
+        let seeds = [keyring.to_json().to_string(), keyring.keys[0].to_pem().unwrap(), signature.clone()];
+        crate::fuzz::fuzz("keyrings", &seeds, |bytes| {
+            if let Some(read) = std::str::from_utf8(bytes).ok().and_then(|text| Keyring::parse(text).ok()) {
+                assert!(read.keys.iter().all(|key| key.bytes().is_some_and(|public| key_id(&public) == key.key_id)));
+            }
+            // Of all signatures the one that was made counts, in base64 or as it is.
+            if keyring.verify(signer.key_id(), b"receipt", bytes).is_ok() {
+                let raw = STANDARD.decode(&signature).unwrap();
+                assert!(bytes == raw || bytes.trim_ascii() == signature.as_bytes(), "{bytes:x?}");
+            }
+        });
+    }
+
+    #[test]
     fn a_key_that_comes_back_is_listed_once() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (signer(dir.path(), "1.pem"), signer(dir.path(), "2.pem"));

@@ -3,6 +3,8 @@
 pub mod allocator;
 mod backoff;
 pub mod board;
+#[cfg(test)]
+mod hostile_tests;
 pub mod keyring;
 pub mod keys;
 pub mod parcel;
@@ -112,6 +114,9 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let tables = Tables::new(store.clone(), config.model.objective, &key)?;
     let inputs = InputTopics { interactions: config.topics.interactions.clone(), forgets: config.topics.forgets.clone() };
     let state = State::open(config.model.clone(), inputs, tables.restore(key.clone())?, &tables)?;
+    if let Some((side, number)) = state.nameless() {
+        return Err(StoreError::nameless(side, number).into());
+    }
 
     let metrics = Arc::new(Metrics::new(Refusal::CODES)?);
     let topics = &config.topics;

@@ -25,6 +25,8 @@ use crate::store::tables::Tables;
 
 /// Outbox rows beyond which nothing new is taken in: the way out must keep up with the way in.
 const OUTBOX_LIMIT: u64 = 50_000;
+/// Bytes of dead letters beyond which nothing new is taken in, for the same reason: a producer decides how long they are.
+const LETTER_LIMIT: u64 = 64 << 20;
 /// What the loop talks to.
 pub struct Ports<'p> {
     pub source: &'p mut dyn Source,
@@ -48,6 +50,7 @@ type Ages = Vec<(Millis, u64)>;
 /// A group of outbox rows that is on its way.
 struct Sending {
     sequences: Vec<u64>,
+    letter_bytes: u64,
     /// The generation that it ends, with all its rows.
     generation: Option<Vec<(Side, u32, RowChange)>>,
     since: Millis,
@@ -86,6 +89,8 @@ pub struct Service {
     solving: Option<Solving>,
     /// Rows that wait in the outbox.
     pub(super) outbox: u64,
+    /// Bytes of the dead letters among them.
+    pub(super) letter_bytes: u64,
     /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
     unpublished: bool,
     /// When the oldest change came that no generation knows.
@@ -110,7 +115,7 @@ impl Service {
     pub fn new(parts: Parts, now: Millis) -> Result<Service, StoreError> {
         let Parts { state, tables, topics, timing, purge, signer, metrics, board } = parts;
         let purging = Purging::new(purge, &tables, now)?;
-        let (outbox, unpublished) = tables.outbox_len()?;
+        let backlog = tables.backlog()?;
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {
             first_change: state.is_behind().then_some(now),
@@ -125,8 +130,9 @@ impl Service {
             board,
             sending: None,
             solving: None,
-            outbox,
-            unpublished,
+            outbox: backlog.rows,
+            letter_bytes: backlog.letter_bytes,
+            unpublished: backlog.generation,
             ages: Ages::new(),
             ages_under_way: Ages::new(),
             freeze_seconds: 0.0,
@@ -167,6 +173,7 @@ impl Service {
         let mut progress = false;
         if take_in
             && self.outbox < OUTBOX_LIMIT
+            && self.letter_bytes < LETTER_LIMIT
             && let Some(batch) = ports.source.poll()
         {
             self.take_in(&batch, now)?;
@@ -215,6 +222,7 @@ impl Service {
         let step = self.state.fold(&batch.topics, inputs, now, &self.tables)?;
         self.tables.commit(&step, self.state.dictionary())?;
         self.outbox += step.outbox.len() as u64;
+        self.letter_bytes += step.outbox.iter().map(Outgoing::letter_bytes).sum::<u64>();
         let Tally { interactions, forgets, .. } = step.tally;
         if interactions + forgets > 0 || !step.erased.is_empty() {
             self.first_change.get_or_insert(now);
@@ -328,7 +336,7 @@ impl Service {
     fn send(&mut self, sink: &mut dyn Sink, now: Millis) -> Result<bool, TurnError> {
         let group = self.tables.next_group()?;
         if group.is_empty() {
-            (self.outbox, self.unpublished) = (0, false);
+            (self.outbox, self.letter_bytes, self.unpublished) = (0, 0, false);
             return Ok(false);
         }
         let packer =
@@ -343,6 +351,7 @@ impl Service {
         }
         self.sending = Some(Sending {
             sequences: group.iter().map(|(sequence, _)| *sequence).collect(),
+            letter_bytes: group.iter().map(|(_, message)| message.letter_bytes()).sum(),
             generation: ends_generation.then_some(rows),
             since: now,
         });
@@ -369,6 +378,7 @@ impl Service {
             Some(rows) => self.publish(&sending, rows, &ends, now)?,
         }
         self.outbox -= (sending.sequences.len() as u64).min(self.outbox);
+        self.letter_bytes -= sending.letter_bytes.min(self.letter_bytes);
         Ok(())
     }
 

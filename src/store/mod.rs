@@ -14,6 +14,8 @@ use crate::model::factors::{Factors, Side};
 
 pub use erasure::{EraseStep, Erased, KeyRange};
 
+use crate::model::factors::Side;
+
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -183,6 +185,12 @@ impl StoreError {
         let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
         StoreError::Damaged { family: family.name(), key, detail: detail.into() }
     }
+
+    /// Interactions of a number that stands for nobody.
+    pub fn nameless(side: Side, number: u32) -> StoreError {
+        let detail = "interactions have this number, and no name has it";
+        StoreError::damaged(Family::Identities, &rows::identity_key(side, number), detail)
+    }
 }
 
 /// Called for each row of a scan with key and value; `Break` ends it.
@@ -232,3 +240,5 @@ pub fn after(prefix: &[u8]) -> Option<Vec<u8>> {
 pub(crate) mod canary;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod damage_tests;

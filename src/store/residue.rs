@@ -81,7 +81,7 @@ fn read_gone(key: &[u8], value: &[u8]) -> Result<GoneRow, StoreError> {
 pub(super) fn first_mark(store: &dyn super::Store) -> Result<u64, StoreError> {
     let mut first = 0;
     within(store, Family::Meta, RESIDUE, |key, value| {
-        first = first.max(read_residue(key, value)?.1 + 1);
+        first = first.max(read_residue(key, value)?.1.saturating_add(1));
         Ok(())
     })?;
     Ok(first)

@@ -27,6 +27,16 @@ const OBJECTIVE: &[u8] = b"objective";
 const OFFSET: u8 = b'o';
 const NEXT: [&[u8]; 2] = [b"next/user", b"next/item"];
 
+/// What the outbox holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub rows: u64,
+    /// Of the dead letters among them: no other row's size is up to a producer.
+    pub letter_bytes: u64,
+    /// A whole generation is among them.
+    pub generation: bool,
+}
+
 /// Typed access to a store. One writer; readers may share the store.
 pub struct Tables {
     store: Arc<dyn Store>,
@@ -44,7 +54,7 @@ impl Tables {
     pub fn new(store: Arc<dyn Store>, objective: Objective, key: &HashKey) -> Result<Tables, StoreError> {
         let mut sequence = 0;
         store.scan(Family::Outbox, b"", None, &mut |key, _| {
-            sequence = key.try_into().map_or(sequence, u64::from_be_bytes) + 1;
+            sequence = key.try_into().map_or(sequence, u64::from_be_bytes).saturating_add(1);
             ControlFlow::Continue(())
         })?;
         let mut batch = Batch::default();
@@ -186,15 +196,20 @@ impl Tables {
         failed.map_or(Ok(group), Err)
     }
 
-    /// Number of rows that wait to be published, and whether a generation is among them.
-    pub fn outbox_len(&self) -> Result<(u64, bool), StoreError> {
-        let (mut n, mut generation) = (0, false);
+    /// What waits to be published.
+    ///
+    /// # Errors
+    /// [`StoreError`] when a row cannot be read.
+    pub fn backlog(&self) -> Result<Backlog, StoreError> {
+        let mut backlog = Backlog::default();
         each(&*self.store, Family::Outbox, |key, value| {
-            n += 1;
-            generation |= matches!(rows::read_outgoing(key, value)?, Outgoing::Manifest { .. });
+            let message = rows::read_outgoing(key, value)?;
+            backlog.rows += 1;
+            backlog.letter_bytes += message.letter_bytes();
+            backlog.generation |= matches!(message, Outgoing::Manifest { .. });
             Ok(())
         })?;
-        Ok((n, generation))
+        Ok(backlog)
     }
 
     pub(super) fn put_outbox(&mut self, batch: &mut Batch, messages: &[Outgoing]) -> Result<(), StoreError> {
@@ -207,22 +222,29 @@ impl Tables {
 
     fn dictionary(&self) -> Result<Dictionary, StoreError> {
         let mut dictionary = Dictionary::default();
+        let given = self.given()?;
         each(&*self.store, Family::Identities, |key, value| {
             let name = std::str::from_utf8(rows::unversioned(Family::Identities, key, value)?).ok();
-            let (Some((side, number)), Some(name)) = (rows::identity(key), name) else {
-                return Err(StoreError::damaged(Family::Identities, key, "not an identity"));
-            };
-            dictionary.restore(side, number, name);
+            match (rows::identity(key), name) {
+                // Room is made up to the number: one that was never given may ask for all memory.
+                (Some((side, number)), Some(name)) if number < given[side as usize] => dictionary.restore(side, number, name),
+                _ => return Err(StoreError::damaged(Family::Identities, key, "not an identity")),
+            }
             Ok(())
         })?;
-        for side in Side::BOTH {
-            let key = NEXT[side as usize];
-            if let Some(value) = self.store.get(Family::Meta, key)? {
-                let next = rows::unversioned(Family::Meta, key, &value)?.try_into().map(u32::from_le_bytes);
-                dictionary.used_up_to(side, next.map_err(|_| StoreError::damaged(Family::Meta, key, "not a number"))?);
-            }
-        }
+        Side::BOTH.into_iter().for_each(|side| dictionary.used_up_to(side, given[side as usize]));
         Ok(dictionary)
+    }
+
+    /// How many numbers each side has given away; the next one is the number itself.
+    fn given(&self) -> Result<[u32; 2], StoreError> {
+        let mut given = [0; 2];
+        for (key, given) in NEXT.into_iter().zip(&mut given) {
+            let Some(value) = self.store.get(Family::Meta, key)? else { continue };
+            let next = rows::unversioned(Family::Meta, key, &value)?.try_into().map(u32::from_le_bytes);
+            *given = next.map_err(|_| StoreError::damaged(Family::Meta, key, "not a number"))?;
+        }
+        Ok(given)
     }
 
     fn fences(&self, key: HashKey) -> Result<Fences, StoreError> {
@@ -265,12 +287,13 @@ impl Tables {
             .ok_or_else(|| StoreError::damaged(Family::Meta, DIGEST, "not a digest"))?;
         let rank = manifest.model.params.rank;
         let mut factors = Factors::new(rank);
+        let given = self.given()?;
         for side in Side::BOTH {
             let (family, table) = (rows::factor_family(side), factors.side_mut(side));
             each(&*self.store, family, |key, value| {
                 let row = rows::read_factors(family, key, value)?;
                 match key.try_into().map(u32::from_be_bytes) {
-                    Ok(number) if row.len() == rank => table.set(number as usize, &row),
+                    Ok(number) if row.len() == rank && number < given[side as usize] => table.set(number as usize, &row),
                     _ => return Err(StoreError::damaged(family, key, format!("not a row of rank {rank}"))),
                 }
                 Ok(())
@@ -302,12 +325,14 @@ impl History for Tables {
             Range::User(user) => user.to_be_bytes().to_vec(),
             Range::Pair(user, item) => [user.to_be_bytes(), item.to_be_bytes()].concat(),
         };
+        // What is read whole is put in rows by number.
+        let [users, items] = if range == Range::All { self.given()? } else { [u32::MAX; 2] };
         within(&*self.store, Family::Interactions, &prefix, |key, value| {
             let event_id = std::str::from_utf8(rows::unversioned(Family::Interactions, key, value)?);
-            let (Some(play), Ok(event_id)) = (rows::play(key), event_id) else {
-                return Err(StoreError::damaged(Family::Interactions, key, "not a play"));
-            };
-            visit(play, event_id);
+            match (rows::play(key), event_id) {
+                (Some(play), Ok(event_id)) if play.user < users && play.item < items => visit(play, event_id),
+                _ => return Err(StoreError::damaged(Family::Interactions, key, "not a play")),
+            }
             Ok(())
         })
     }

@@ -20,7 +20,7 @@ use crate::model::unlearn::Problem;
 use crate::model::{Certify, Millis, Params};
 use crate::store::memory::MemoryStore;
 use crate::store::tables::Tables;
-use crate::store::{Family, Store, StoreError, rows};
+use crate::store::{Store, StoreError};
 
 /// No topic of a broker has such a name: `/` is not allowed in it.
 const TOPICS: [&str; 2] = ["audit/interactions", "audit/forgets"];
@@ -165,7 +165,7 @@ fn every_play_is_named(tables: &Tables, names: &Dictionary) -> Result<(), CliErr
 
 /// The error for a row that has data and no name.
 pub fn nameless(side: Side, number: u32) -> CliError {
-    StoreError::damaged(Family::Identities, &rows::identity_key(side, number), "a row with interactions has no name").into()
+    StoreError::nameless(side, number).into()
 }
 
 /// A stored play as the event that it came from. Where only the hash of an event id is kept, the hash takes its place:

@@ -15,6 +15,7 @@ use crate::model::factors::Side;
 use crate::model::play::{Play, fold_user, ordered};
 use crate::model::step::{History, Range};
 use crate::model::{Millis, Objective};
+use crate::store::StoreError;
 
 const WHY_TIMES: &str = "the last interaction of each user is the one to predict";
 
@@ -85,7 +86,7 @@ impl Data {
         }
         let mut gather = Gather::new(objective);
         state.tables.plays(Range::All, &mut |play, event_id| gather.push(play, event_id))?;
-        Ok(gather.finish(&state.restored.dictionary))
+        Ok(gather.finish(&state.restored.dictionary)?)
     }
 
     /// Everything in a file, read as `nepenthe send` reads it.
@@ -104,7 +105,8 @@ impl Data {
         if lines.columns().is_some_and(|columns| columns.time.is_none()) {
             return Err(CliError::usage(format!("{} has no column of times; name it with --time COLUMN: {WHY_TIMES}", shown(file))));
         }
-        read.map(|_| reading.finish())
+        read?;
+        Ok(reading.finish()?)
     }
 }
 
@@ -149,7 +151,7 @@ impl Reading {
         Ok(())
     }
 
-    fn finish(mut self) -> Data {
+    fn finish(mut self) -> Result<Data, StoreError> {
         self.plays.sort_unstable();
         let mut gather = Gather::new(self.objective);
         for play in self.plays {
@@ -212,18 +214,24 @@ impl Gather {
     }
 
     /// Numbers users and items by name.
-    fn finish(mut self, dictionary: &Dictionary) -> Data {
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for interactions of somebody or something without a name: numbers without one may be anything.
+    fn finish(mut self, dictionary: &Dictionary) -> Result<Data, StoreError> {
         self.fold();
         let mut seen = vec![false; dictionary.next(Side::Item) as usize];
-        self.pairs.iter().for_each(|pair| seen[pair.0 as usize] = true);
-        let mut items: Vec<(Arc<str>, u32)> =
-            (0..).zip(seen).filter(|(_, seen)| *seen).map(|(item, _)| (name(dictionary, Side::Item, item), item)).collect();
+        for pair in &self.pairs {
+            *seen.get_mut(pair.0 as usize).ok_or_else(|| StoreError::nameless(Side::Item, pair.0))? = true;
+        }
+        let named = |side, number| dictionary.name(side, number).cloned().ok_or_else(|| StoreError::nameless(side, number));
+        let items = (0..).zip(seen).filter(|(_, seen)| *seen).map(|(item, _)| Ok((named(Side::Item, item)?, item)));
+        let mut items = items.collect::<Result<Vec<(Arc<str>, u32)>, StoreError>>()?;
         items.sort_unstable();
         let mut number = vec![0; dictionary.next(Side::Item) as usize];
         (0..).zip(&items).for_each(|(new, (_, old))| number[*old as usize] = new);
         let begins = [0].into_iter().chain(self.rows.iter().map(|row| row.1));
-        let mut users: Vec<(Arc<str>, usize, usize)> =
-            begins.zip(&self.rows).map(|(begin, &(user, end))| (name(dictionary, Side::User, user), begin, end)).collect();
+        let users = begins.zip(&self.rows).map(|(begin, &(user, end))| Ok((named(Side::User, user)?, begin, end)));
+        let mut users = users.collect::<Result<Vec<(Arc<str>, usize, usize)>, StoreError>>()?;
         users.sort_unstable();
         let mut data = Data { interactions: self.interactions, ..Data::empty() };
         let mut row: Vec<(u32, f32, Millis)> = Vec::new();
@@ -235,13 +243,8 @@ impl Gather {
         }
         data.users = users.into_iter().map(|user| user.0).collect();
         data.items = items.into_iter().map(|item| item.0).collect();
-        data
+        Ok(data)
     }
-}
-
-/// A play without a name would be a damaged store; such a row is kept apart from all others by its number.
-fn name(dictionary: &Dictionary, side: Side, number: u32) -> Arc<str> {
-    dictionary.name(side, number).cloned().unwrap_or_else(|| format!("\u{0}{number}").into())
 }
 
 #[cfg(test)]

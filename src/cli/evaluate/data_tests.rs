@@ -4,6 +4,10 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::Exit;
+use crate::cli::reading::state;
+use crate::cli::state_tests::{config, published};
+use crate::store::rocks::RocksStore;
+use crate::store::{Batch, Family, Store, rows};
 
 #[derive(Parser)]
 struct Command {
@@ -106,4 +110,29 @@ fn bad_lines_stop_or_are_left_out() {
 fn an_empty_file_has_no_pairs() {
     let data = read("p.csv", "user,item,value,time\n", &[], Objective::Implicit).unwrap();
     assert_eq!((data.users.len(), data.items.len(), data.pairs()), (0, 0, 0));
+}
+
+#[test]
+fn a_number_without_a_name_is_a_damaged_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    published(&config, 4);
+    assert!(Data::of_state(&state(&config).unwrap(), Objective::Implicit).unwrap().pairs() > 0);
+    // One beyond all that were given, one whose name is gone.
+    for (item, gone) in [(40_000, false), (0, true)] {
+        let store = RocksStore::open(dir.path()).unwrap();
+        let mut batch = Batch::default();
+        let play = Play { user: 0, item, ident: None, time: 1, value: ordered(1.0) };
+        batch.put(Family::Interactions, &rows::play_key(&play), &rows::versioned(b""));
+        if gone {
+            batch.delete(Family::Interactions, &rows::play_key(&Play { item: 40_000, ..play }));
+            batch.delete(Family::Identities, &rows::identity_key(Side::Item, item));
+        }
+        store.write(&batch).unwrap();
+        drop(store);
+        let error = Data::of_state(&state(&config).unwrap(), Objective::Implicit).unwrap_err();
+        assert_eq!(error.exit, Exit::StateDamaged, "{}", error.message);
+        let said = if gone { "no name has it" } else { "not a play" };
+        assert!(error.message.contains(said), "{}", error.message);
+    }
 }

@@ -134,6 +134,19 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_receipts() {
+        let seeds = [r#"{"request_id":"r","status":"published","stages":{}}"#, r#"{"request_id":"r","status":"rejected","error":"x"}"#];
+        crate::fuzz::fuzz("receipts", &seeds, |bytes| {
+            let Some(receipt) = receipt_of("r", bytes) else { return };
+            match judge(&receipt, Stage::Published) {
+                Some(Ended::Reached(_)) => assert!(["published", "purged"].contains(&status(&receipt))),
+                Some(Ended::Rejected(_)) => assert_eq!(status(&receipt), "rejected"),
+                _ => (),
+            }
+        });
+    }
+
+    #[test]
     fn only_receipts_of_the_request_count() {
         assert!(receipt_of("r", br#"{"request_id":"r","status":"accepted"}"#).is_some());
         assert!(receipt_of("r", br#"{"request_id":"r2","status":"accepted"}"#).is_none());

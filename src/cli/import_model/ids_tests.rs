@@ -67,3 +67,22 @@ fn bad_lists_are_refused_with_the_place() {
     let error = read_file(".csv", b"user\na\n", Some("sku")).unwrap_err().to_string();
     assert!(error.contains("none is called sku") && error.contains("--user-id-column"), "{error}");
 }
+
+#[test]
+fn fuzz_lists_of_ids() {
+    let (dictionary, ratings) = known();
+    let known = Known { side: Side::User, dictionary: &dictionary, rows: &ratings.users };
+    let seeds: [&[u8]; 4] = [b"a\r\nb\nzz\n7", b"\xef\xbb\xbfa\nb\n", b"user_id:token,n\na,1\n\"b\",2\nc\n", b"id\tx\na\t1\n"];
+    crate::fuzz::fuzz("lists of ids", &seeds, |bytes| {
+        let mut ids = Vec::new();
+        let _ = from_lines(bytes, |id, _| {
+            ids.push(id.to_owned());
+            Ok(())
+        });
+        assert!(ids.iter().all(|id| !id.contains('\n')));
+        for (delimiter, column) in [(b',', None), (b'\t', None), (b',', Some("n"))] {
+            let mut taker = Taker::new(known);
+            let _ = from_table(table(bytes, delimiter), column, known, |id, place| taker.take(id, place).map(drop));
+        }
+    });
+}

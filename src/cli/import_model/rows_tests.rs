@@ -152,3 +152,35 @@ fn tables_that_do_not_fit_are_refused_with_line_and_column() {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
 }
+
+#[test]
+fn fuzz_rows_of_a_model() {
+    let archive = |method| {
+        let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        writer.start_file("user_factors.npy", SimpleFileOptions::default().compression_method(method)).unwrap();
+        writer.write_all(&array(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).unwrap();
+        writer.finish().unwrap().into_inner()
+    };
+    let files = Files::new();
+    let ids = files.put("ids.txt", b"a\nb\nc\n");
+    let as_archive =
+        |rows: &[u8]| Source::Npz { archive: files.put("m.npz", rows), member: "user_factors", ids: ids.clone(), column: None };
+    let as_array = |rows: &[u8]| Source::Npy { rows: files.put("u.npy", rows), ids: ids.clone(), column: None };
+    let as_table = |rows: &[u8]| Source::Table { rows: files.put("u.csv", rows), delimiter: b',' };
+    let seeds = [
+        archive(CompressionMethod::Stored),
+        archive(CompressionMethod::Deflated),
+        array(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        b"user,f1,f2\na,1,2\nb,-3e5,4\n\"c\",5,6\n".to_vec(),
+    ];
+    crate::fuzz::fuzz_costly("rows of a model", &seeds, |bytes| {
+        let source = match bytes.first() {
+            Some(b'P') => as_archive(bytes),
+            Some(0x93) => as_array(bytes),
+            _ => as_table(bytes),
+        };
+        if let Ok((rows, _)) = taken(&source) {
+            assert!(rows.iter().flatten().all(|row| row.len() == 2 && row.iter().all(|&value| fits(value))));
+        }
+    });
+}

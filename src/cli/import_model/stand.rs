@@ -84,12 +84,11 @@ impl<'c> Stand<'c> {
     /// # Errors
     /// Exit 1 while a generation waits.
     pub fn check_free(&self) -> Result<(), CliError> {
-        match self.tables.outbox_len()? {
-            (_, false) => Ok(()),
-            (_, true) => {
-                Err(CliError::failed("the last generation waits to be published; let `nepenthe run` publish it, stop it, and import then"))
-            }
+        if self.tables.backlog()?.generation {
+            let message = "the last generation waits to be published; let `nepenthe run` publish it, stop it, and import then";
+            return Err(CliError::failed(message));
         }
+        Ok(())
     }
 
     /// What the state knows of a side.

@@ -171,6 +171,8 @@ impl<R: Read> Lines<R> {
             Body::Json { reader, text } => next_text(reader, text, &self.meter, self.line)?,
         };
         let Some((number, payload)) = payload else { return Ok(None) };
+        // A quote that is left open takes the end of the last line for its own: still, no two rows begin on one line.
+        let number = number.max(self.line + 1);
         self.line = number;
         Ok(Some(Line { number, event: payload.and_then(|payload| checked(payload, self.objective)) }))
     }

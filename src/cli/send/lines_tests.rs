@@ -95,3 +95,38 @@ fn a_table_with_other_columns_stops_at_once() {
     let found = lines("wer,was,wie\n1,2,3\n", Format::Table { delimiter: b',', quoting: true, mapping });
     assert_eq!(shown(found), [r#"2 1 {"user":"1","item":"3","value":1.0}"#]);
 }
+
+/// Found by fuzzing: the open row was said to be on the line of the row before it.
+#[test]
+fn a_quote_that_is_left_open_does_not_count_lines_twice() {
+    let file = "user,item,value,time\nu1,i1,1.5,1700000000000\nu2,\"i2\nu3,i3\n";
+    let numbers: Vec<u64> = lines(file, table(b',', true, None)).into_iter().map(|line| line.unwrap().number).collect();
+    assert_eq!(numbers, [2, 3]);
+}
+
+#[test]
+fn fuzz_files_of_interactions() {
+    let seeds = [
+        "user,item,value,time\nu1,i1,1.5,1700000000000\n\"u\"\"2\",\"i,2\",,\r\n",
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t242\t3\t881250949\n",
+        "{\"user\":\"u\",\"item\":\"i\",\"time\":5}\n\n\u{feff}{\"type\":\"forget\",\"user\":\"u\"}\n{\n",
+        "u1,i1,2,2024-02-29T12:00:00Z\nu2,i2,3,1e12\n",
+    ];
+    crate::fuzz::fuzz("files of interactions", &seeds, |bytes| {
+        let formats =
+            [table(b',', true, None), table(b'\t', false, Some(TimeUnit::S)), table(b';', true, Some(TimeUnit::Ms)), Format::JsonLines];
+        for format in formats {
+            let mut last = 0;
+            for line in lines(bytes, format) {
+                let Ok(line) = line else { break };
+                assert!(line.number > last, "lines are counted");
+                last = line.number;
+                // What is sent is what the service takes.
+                if let Ok(event) = line.event {
+                    assert_eq!(checked(event.payload.clone(), Objective::Implicit), Ok(event));
+                }
+            }
+            assert!(last <= bytes.iter().filter(|byte| **byte == b'\n').count() as u64 + 1);
+        }
+    });
+}
