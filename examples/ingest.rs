@@ -54,6 +54,9 @@ struct Args {
     /// Runs of the service, each on an empty state directory; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Damaged records among all that are sent, in percent: the rate is that of the good ones
+    #[arg(long, default_value_t = 0.0)]
+    hostile: f64,
     /// Give up when the service has stored nothing more for so many seconds
     #[arg(long, default_value_t = 60)]
     patience: u64,
@@ -117,12 +120,15 @@ fn measure(args: &Args) -> Result<(), IngestError> {
     let load = load_average();
     create_topic(args, topic)?;
     let (sent, bytes) = send(args, topic)?;
+    if sent.events > args.events {
+        println!("{} damaged records among them", sent.events - args.events);
+    }
     println!("{} events, {:.1} bytes each, {} partitions, lz4", args.events, bytes as f64 / args.events as f64, args.partitions);
     println!("load average {load} at the start: figures count only from an otherwise idle machine");
     sent.print("producer");
     let mut bare = 0.0_f64;
     for _ in 0..BARE_READS {
-        let rate = read(args, topic)?;
+        let rate = read(args, topic, sent.events)?;
         rate.print("bare consumer");
         bare = bare.max(rate.per_second());
     }
@@ -152,10 +158,11 @@ fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
     let rate = Rate { events: args.events, time: ingest.time };
     rate.print("nepenthe run, durable");
     println!(
-        "    {:.2} s from start to first stored event; {:.2} cores used; {:.1} bytes of state an event",
+        "    {:.2} s from start to first stored event; {:.2} cores used; {:.1} bytes of state an event; {} MB of memory at most",
         ingest.start.as_secs_f64(),
         ingest.cores,
-        ingest.state_bytes as f64 / args.events as f64
+        ingest.state_bytes as f64 / args.events as f64,
+        ingest.peak_bytes / 1_000_000
     );
     Ok(rate.per_second())
 }
@@ -217,8 +224,14 @@ fn send(args: &Args, topic: &str) -> Result<(Rate, u64), IngestError> {
     let begin = Instant::now();
     let mut bytes = 0;
     let mut events = Events::new(args.seed, args.users, args.items);
-    for _ in 0..args.events {
-        let (user, event) = events.next();
+    let mut good = 0;
+    while good < args.events {
+        let (user, event) = if events.chance(args.hostile) {
+            (events.number(), events.damaged())
+        } else {
+            good += 1;
+            events.next()
+        };
         bytes += event.len() as u64;
         // By user, as producers do; the partition is given because hashing is not what is measured.
         let partition = (user % args.partitions.unsigned_abs() as u64) as i32;
@@ -243,7 +256,7 @@ fn send(args: &Args, topic: &str) -> Result<(Rate, u64), IngestError> {
 /// A consumer that is faster than its fetcher's queue is deep rests for `fetch.queue.backoff.ms` whenever the queue is
 /// full. The default of one second costs it a factor of 4 to 10 here (8 partitions, 5 M events), and shows only on
 /// topics larger than the queue: a baseline with it would flatter the service, which does not wait so long.
-fn read(args: &Args, topic: &str) -> Result<Rate, IngestError> {
+fn read(args: &Args, topic: &str, sent: u64) -> Result<Rate, IngestError> {
     let consumer: BaseConsumer = client(args)
         .set("group.id", "ingest-bare")
         .set("enable.auto.commit", "false")
@@ -259,7 +272,7 @@ fn read(args: &Args, topic: &str) -> Result<Rate, IngestError> {
     consumer.assign(&all).map_err(IngestError::kafka("assignment"))?;
     let (mut read, mut bytes) = (0, 0);
     let mut begin = None;
-    while read < args.events {
+    while read < sent {
         match consumer.poll(PATIENCE) {
             Some(Ok(message)) => {
                 begin.get_or_insert_with(Instant::now);
@@ -267,7 +280,7 @@ fn read(args: &Args, topic: &str) -> Result<Rate, IngestError> {
                 bytes += message.payload_len();
             }
             Some(Err(error)) => return Err(IngestError::kafka(format!("read {topic}"))(error)),
-            None => return Err(IngestError::Dried { topic: topic.to_owned(), read, wanted: args.events }),
+            None => return Err(IngestError::Dried { topic: topic.to_owned(), read, wanted: sent }),
         }
     }
     std::hint::black_box(bytes);

@@ -34,6 +34,35 @@ impl Events {
         (user, &self.text)
     }
 
+    /// How many events there were.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// A record that is no event, of a kind that comes round: cut off, no UTF-8, a number beyond all bounds, a thousand brackets,
+    /// a field missing, of another type, or an id of a kilobyte.
+    pub fn damaged(&mut self) -> &[u8] {
+        const BRACKETS: &str = "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[";
+        let (kind, n) = (self.random() % 8, self.number);
+        self.text.clear();
+        let _ = match kind {
+            0 => write!(self.text, r#"{{"type":"interaction","event_id":"evt-{n:012}","user":"user-"#),
+            1 => self.text.write_all(b"{\"user\":\"\xed\xa0\x80\",\"item\":\"item-00001\"}"),
+            2 => write!(self.text, r#"{{"user":"user-1","item":"item-1","value":1e999,"event_id":"{n}"}}"#),
+            3 => (0..16).try_for_each(|_| write!(self.text, "{BRACKETS}")),
+            4 => write!(self.text, r#"{{"user":"user-1","event_id":"evt-{n:012}","value":1}}"#),
+            5 => write!(self.text, r#"{{"user":"user-1","item":["item-1"],"event_id":"evt-{n:012}"}}"#),
+            6 => write!(self.text, r#"{{"user":"{n:01000}","item":"item-1"}}"#),
+            _ => write!(self.text, r#"{{"type":"forget","user":null,"items":["item-1"],"event_id":"{n}"}}"#),
+        };
+        &self.text
+    }
+
+    /// Once in a hundred times `percent`.
+    pub fn chance(&mut self, percent: f64) -> bool {
+        (self.random() >> 11) as f64 / ((1u64 << 53) as f64) < percent / 100.0
+    }
+
     /// A number below `n` whose density falls as the square root of its place. At 5 M events the first of 138,493 users
     /// has some 13,000 and the first of 26,744 items some 31,000, about as in MovieLens-20M.
     fn rank(&mut self, n: u64) -> u64 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{binary, free_address, get};
+use crate::process::{binary, free_address, get, peak_bytes};
 
 const POLL: Duration = Duration::from_millis(10);
 const STOP: Duration = Duration::from_secs(60);
@@ -46,6 +46,8 @@ pub struct Ingest {
     pub cores: f64,
     /// Size of the state directory at the end.
     pub state_bytes: u64,
+    /// Largest resident memory of the process.
+    pub peak_bytes: u64,
 }
 
 /// The running child with its state directory; both are gone when it is dropped.
@@ -110,8 +112,9 @@ impl Service {
                 let time = changed - begin;
                 let cpu = sample(&page, CPU_SECONDS)? - cpu_at_begin;
                 let start = begin - self.started;
+                let peak_bytes = peak_bytes(self.child.id()).unwrap_or(0);
                 self.stop()?;
-                return Ok(Ingest { time, start, cores: cpu / time.as_secs_f64(), state_bytes: size_of(self.dir.path()) });
+                return Ok(Ingest { time, start, cores: cpu / time.as_secs_f64(), state_bytes: size_of(self.dir.path()), peak_bytes });
             }
             if changed.elapsed() > patience {
                 return Err(ServiceError::Stuck { stored, wanted, waited: patience });

@@ -45,7 +45,8 @@ impl Installation {
         Ok(installation)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command with the settings of this installation.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments);
         for setting in &self.settings {
@@ -110,6 +111,11 @@ impl Installation {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Where its pages are.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Process number of the running service.

@@ -129,11 +129,14 @@ fn config(settings: &ClientSettings, defaults: &[(&str, &str)], owned: &[(&str, 
 /// For the way in: group-managed partitions, offsets of our own, committed records only.
 pub(super) fn source_config(settings: &ClientSettings) -> Result<ClientConfig, ClientError> {
     let defaults = [
-        // An inflated batch has no bound of its own: bound what may be in memory at once. Of what is read ahead only keys and
-        // values count for librdkafka; it takes 300 bytes beside each: 64 MiB of small records took 260 MB more.
-        ("fetch.max.bytes", "16777216"),
+        // Compressed batches inflate, up to a thousandfold, and all of one answer at once: small answers, and none while the
+        // queue is full, bound what may be in memory. Of what is read ahead only keys and values count for librdkafka; it
+        // takes 300 bytes beside each: 64 MiB of small records took 260 MB more.
+        ("fetch.max.bytes", "4194304"),
         ("queued.max.messages.kbytes", "16384"),
         ("queued.min.messages", "10000"),
+        // A zstd batch that inflates beyond this cannot be read, and nothing after it in its partition.
+        ("receive.message.max.bytes", "1073741824"),
         // The default second of silence after a full queue costs more than half of the rate.
         ("fetch.queue.backoff.ms", "10"),
         // A topic made after the start is found within this time, not within five minutes.

@@ -228,7 +228,7 @@ impl Sink for Out {
     fn poll(&mut self) -> Option<Parceled> {
         let parcel = self.parcel.get_mut().unwrap().take()?;
         let names = topics();
-        for record in &parcel.records {
+        for record in parcel.records {
             let header = |name: &str| {
                 let value = record.headers.iter().find(|header| header.0 == name).map(|header| header.1.clone());
                 String::from_utf8(value.expect("a header")).expect("text")

@@ -112,7 +112,9 @@ fn numbers_that_were_never_given_are_damage_and_no_reason_to_take_memory() {
     let rows = all(&state());
     for number in [2, 70_000, u32::MAX - 1, u32::MAX] {
         let identity = with(&rows, (Family::Identities, &rows::identity_key(Side::Item, number), Some(&rows::versioned(b"z"))));
-        let factors = with(&rows, (Family::UserFactors, &number.to_be_bytes(), Some(&rows::factors(&[1.0, 2.0]))));
+        let mut row = Vec::new();
+        rows::put_factors(&mut row, &[1.0, 2.0]);
+        let factors = with(&rows, (Family::UserFactors, &number.to_be_bytes(), Some(&row)));
         let play = crate::model::play::Play { user: number, item: 0, ident: None, time: 1, value: 1 };
         let play = with(&rows, (Family::Interactions, &rows::play_key(&play), Some(&rows::versioned(b""))));
         for (what, store) in [("identity", identity), ("factors", factors), ("play", play)] {

@@ -19,7 +19,15 @@ pub(super) struct Health {
     topics: BTreeMap<String, String>,
     /// Ends with an assignment.
     group: Option<String>,
+    /// Seconds for which a batch that cannot be read still counts; it is tried again every half second.
+    unreadable: u8,
 }
+
+/// Told while a batch cannot be read. librdkafka tells which one in its log only.
+const UNREADABLE: &str = "a batch of records is damaged or cannot be decompressed, and its partition stands still: see librdkafka's log \
+    with kafka.properties.debug=msg; raise kafka.properties.receive.message.max.bytes, or delete the records up to behind the batch";
+/// See [`Health::unreadable`].
+const UNREADABLE_SECONDS: u8 = 10;
 
 impl Health {
     /// An error that the client reported, with librdkafka's reason.
@@ -54,8 +62,14 @@ impl Health {
         }
     }
 
+    /// A batch came that cannot be read. librdkafka asks for it for ever.
+    pub(super) fn unreadable(&mut self) {
+        self.unreadable = UNREADABLE_SECONDS;
+    }
+
     /// Heard every second: is any broker connected?
     pub(super) fn connected(&mut self, brokers: &str, any: bool) {
+        self.unreadable = self.unreadable.saturating_sub(1);
         if any {
             (self.broker, self.last_failure, self.credentials) = (None, None, None);
         } else if self.broker.is_none() && self.credentials.is_none() {
@@ -79,7 +93,8 @@ impl Health {
 
     /// The worst of what is open.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.credentials.as_ref().or(self.broker.as_ref()).or(self.group.as_ref()).or_else(|| self.topics.values().next()).cloned()
+        let told = self.credentials.as_ref().or(self.broker.as_ref()).or(self.group.as_ref()).or_else(|| self.topics.values().next());
+        told.cloned().or_else(|| (self.unreadable > 0).then(|| UNREADABLE.to_owned()))
     }
 }
 
@@ -126,6 +141,18 @@ mod tests {
         health.error("b:1", &topics(), Code::Authentication, "SASL PLAIN failed");
         assert!(health.trouble().unwrap().contains("kafka.properties"));
         health.connected("b:1", true);
+        assert_eq!(health.trouble(), None);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_told_until_it_is_not_met_any_more() {
+        let mut health = Health::default();
+        for _ in 0..3 {
+            health.unreadable();
+            health.connected("b:1", true);
+            assert!(health.trouble().unwrap().contains("receive.message.max.bytes"));
+        }
+        (0..UNREADABLE_SECONDS).for_each(|_| health.connected("b:1", true));
         assert_eq!(health.trouble(), None);
     }
 

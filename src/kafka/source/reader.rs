@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -157,6 +157,10 @@ impl Reader {
         match polled {
             Some(Ok(message)) => self.tray.push(&message),
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.broken = Some(code.to_string()),
+            // Said again at every attempt, so nowhere but in the view.
+            Some(Err(KafkaError::MessageConsumption(Code::BadCompression | Code::BadMessage | Code::MessageSizeTooLarge))) => {
+                self.shared.update(|view| view.health.unreadable());
+            }
             // All others have come through the context's `error`, with more words.
             Some(Err(error)) => tracing::debug!("consumer: {error}"),
             None => {}
