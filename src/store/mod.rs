@@ -14,8 +14,6 @@ use crate::model::factors::{Factors, Side};
 
 pub use erasure::{EraseStep, Erased, KeyRange};
 
-use crate::model::factors::Side;
-
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

@@ -288,6 +288,11 @@ mod tests {
             Outgoing::Rows { generation: 3, rows: vec![(Side::User, 7, RowChange::Put), (Side::Item, 8, RowChange::Drop)] },
             Outgoing::Manifest { generation: 9 },
         ];
+        let factors = |row: &[f64]| {
+            let mut value = Vec::new();
+            put_factors(&mut value, row);
+            value
+        };
         let seeds: Vec<Vec<u8>> = [play_key(&play), identity_key(Side::Item, 9).to_vec(), factors(&[0.5, -1.0])]
             .into_iter()
             .chain(outbox.iter().map(|message| outgoing(message).unwrap()))
