@@ -34,10 +34,12 @@ pub fn run(config: Config) -> Result<(), CliError> {
     check_properties(&config.kafka.properties).map_err(CliError::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
     // Before the start, so that an early signal is not lost.
-    let (mut terminate, mut interrupt) = {
+    let (mut terminate, mut interrupt, _growing) = {
         let _guard = runtime.enter();
         let listen = |kind| signal(kind).map_err(|e| CliError::failed(format!("cannot listen for signals: {e}")));
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?)
+        // A file that may not grow any more is an error of the write, like a full disk, and not the silent end that it would be
+        // if nobody listened.
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::from_raw(libc::SIGXFSZ))?)
     };
     let running = start(config)?;
     if let Some(address) = running.http_addr() {

@@ -112,6 +112,11 @@ pub trait Source: Send {
     /// group for lag tools.
     fn stored(&mut self, positions: &Positions);
     fn state(&self) -> SourceState;
+    /// Did somebody take our place in the group since the last call? It may be a later process on a copy of the state, or
+    /// a request of our own that came late: the group does not tell, the [`Claim`] does.
+    fn contested(&mut self) -> bool {
+        false
+    }
 }
 
 /// One record to publish.
@@ -131,12 +136,27 @@ pub type Records = Box<dyn Iterator<Item = OutRecord> + Send>;
 /// Makes the last records of a [`Parcel`] from where its first ones ended.
 pub type Then = Box<dyn FnOnce(&Positions) -> Vec<OutRecord> + Send>;
 
+/// What must hold before a producer sends its first parcel: nobody else has written meanwhile. A producer that was fenced is
+/// replaced by one that fences the other in turn, so only what was published tells which of two is the later.
+pub struct Claim {
+    /// The topic to read from its first to its last committed record.
+    pub topic: String,
+    pub holds: Holds,
+}
+
+/// Says of a value why it is not ours, if it is not.
+pub type Holds = Box<dyn Fn(&[u8]) -> Result<(), String> + Send>;
+
 /// Records that become visible together (one Kafka transaction where the broker has them).
 pub struct Parcel {
     pub records: Records,
     /// Called once all `records` are acknowledged, with the end offset (last + 1) that they reached in each
     /// partition of each topic; what it returns is sent in the same transaction. Here the manifest learns its `upto`.
     pub then: Option<Then>,
+    /// Looked at by each new producer, after it has locked out all others with its identity.
+    pub claim: Option<Claim>,
+    /// A new producer is wanted: there may be another process with our identity.
+    pub doubt: bool,
 }
 
 /// What became of a [`Parcel`].
@@ -147,6 +167,8 @@ pub enum Parceled {
     Delivered { ends: Positions, sent: BTreeMap<String, u64> },
     /// Nothing of it counts; it may be handed in again. In words for an operator.
     Failed(String),
+    /// Its [`Claim`] does not hold: this process must not write again.
+    Superseded(String),
 }
 
 /// The way out. One parcel is under way at a time.

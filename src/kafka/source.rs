@@ -56,6 +56,8 @@ struct Shared {
     brokers: String,
     bell: Bell,
     stop: AtomicBool,
+    /// Somebody took our place in the group, and nobody has asked yet.
+    contested: AtomicBool,
     stored: Mutex<Positions>,
     /// Counts calls of [`Source::stored`], so that nothing is committed twice.
     stored_version: AtomicU64,
@@ -128,6 +130,7 @@ impl KafkaSource {
             brokers: settings.brokers.clone(),
             bell,
             stop: AtomicBool::new(false),
+            contested: AtomicBool::new(false),
             stored: Mutex::new(positions),
             stored_version: AtomicU64::new(0),
             view: Mutex::default(),
@@ -175,6 +178,10 @@ impl Source for KafkaSource {
 
     fn state(&self) -> SourceState {
         lock(&self.shared.view).state.clone()
+    }
+
+    fn contested(&mut self) -> bool {
+        self.shared.contested.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::config::Topics;
-use crate::kafka::{OutRecord, Parcel, Positions, Records, Then};
+use crate::kafka::{Claim, OutRecord, Parcel, Positions, Records, Then};
 use crate::model::dictionary::Dictionary;
 use crate::model::factors::{Factors, Side};
 use crate::model::generation::Current;
@@ -38,7 +40,19 @@ impl Packer<'_> {
             let then = move |ends: &Positions| vec![manifest_record(manifest, &factors, &generations, ends)];
             Box::new(then) as Then
         });
-        Parcel { records: Box::new(parts.into_iter().flatten()), then }
+        Parcel { records: Box::new(parts.into_iter().flatten()), then, claim: Some(self.claim()), doubt: false }
+    }
+
+    /// What others published is later than all that we know, or differs from it.
+    fn claim(&self) -> Claim {
+        let topic = self.topics.generations.clone();
+        let ours = self.current.map(|current| (current.manifest.generation, current.manifest.digest.clone()));
+        let holds = move |value: &[u8]| match serde_json::from_slice::<Newest>(value) {
+            Ok(found) => found.is_known_to(ours.as_ref()),
+            // Not for us to judge; `nepenthe verify` does.
+            Err(_) => Ok(()),
+        };
+        Claim { topic, holds: Box::new(holds) }
     }
 
     /// The records hold the factors and names of now: both may change while they are sent.
@@ -105,6 +119,33 @@ impl Maker {
     }
 }
 
+/// What tells one manifest from another.
+#[derive(Deserialize)]
+struct Newest {
+    generation: u64,
+    digest: String,
+}
+
+impl Newest {
+    /// Generations of before are ours: nobody publishes one without having looked at all that were.
+    fn is_known_to(&self, ours: Option<&(u64, String)>) -> Result<(), String> {
+        let Newest { generation, digest } = self;
+        let known = match ours {
+            Some((number, same)) if number == generation => same == digest,
+            Some((number, _)) => number > generation,
+            None => false,
+        };
+        let have = ours.map_or("none".to_owned(), |(number, _)| format!("generation {number}"));
+        known.then_some(()).ok_or_else(|| {
+            format!(
+                "another process has published generation {generation}, of which this state ({have}) does not know: it is an old copy, \
+                 or another service writes to the same topics. Keep the state that published last and start no other; for a new state \
+                 make the factors and generations topics anew"
+            )
+        })
+    }
+}
+
 /// The end offsets that a group reached on the factors topic, by partition.
 pub fn factor_ends(factors: &str, ends: &Positions) -> BTreeMap<i32, i64> {
     ends.iter().filter(|((topic, _), _)| topic == factors).map(|((_, partition), end)| (*partition, *end)).collect()
@@ -118,5 +159,22 @@ fn manifest_record(mut manifest: Manifest, factors: &str, generations: &str, end
         // Numbers, strings and maps with string keys: always JSON.
         value: serde_json::to_vec(&manifest).ok(),
         headers: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_generation_or_another_of_the_same_number_is_not_ours() {
+        let found = |generation: u64, digest: &str| Newest { generation, digest: digest.to_owned() };
+        let ours = (7, "ab".to_owned());
+        assert_eq!(found(6, "cd").is_known_to(Some(&ours)), Ok(()));
+        assert_eq!(found(7, "ab").is_known_to(Some(&ours)), Ok(()), "sent, and its sender did not live to learn it");
+        for (found, ours) in [(found(7, "cd"), Some(&ours)), (found(8, "ab"), Some(&ours)), (found(1, "ab"), None)] {
+            let reason = found.is_known_to(ours).unwrap_err();
+            assert!(reason.contains("another process"), "{reason}");
+        }
     }
 }

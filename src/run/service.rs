@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Generation, Purge, Topics};
-use crate::kafka::{Batch, Parceled, Positions, Sink, Source};
+use crate::kafka::{Batch, Parcel, Parceled, Positions, Sink, Source};
 use crate::metrics::{Committed, Happening, Metrics};
 use crate::model::factors::Side;
 use crate::model::processor::{FoldError, State};
@@ -42,6 +42,9 @@ pub enum TurnError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Fold(#[from] FoldError<StoreError>),
+    /// Another process goes on from a copy of this state, or of another one, on the same topics.
+    #[error("{0}")]
+    Superseded(String),
 }
 
 /// Events taken in and when.
@@ -86,6 +89,8 @@ pub struct Service {
     pub(super) metrics: Arc<Metrics>,
     pub(super) board: Arc<Board>,
     sending: Option<Sending>,
+    /// Another process may be at work with our identity: the next parcel looks, and is sent even when it is empty.
+    contested: bool,
     solving: Option<Solving>,
     /// Rows that wait in the outbox.
     pub(super) outbox: u64,
@@ -129,6 +134,7 @@ impl Service {
             metrics,
             board,
             sending: None,
+            contested: false,
             solving: None,
             outbox: backlog.rows,
             letter_bytes: backlog.letter_bytes,
@@ -171,6 +177,7 @@ impl Service {
     /// [`TurnError`] ends the process: memory may be ahead of the store.
     pub fn turn(&mut self, ports: &mut Ports<'_>, now: Millis, take_in: bool) -> Result<bool, TurnError> {
         let mut progress = false;
+        self.contested |= ports.source.contested();
         if take_in
             && self.outbox < OUTBOX_LIMIT
             && self.letter_bytes < LETTER_LIMIT
@@ -188,7 +195,7 @@ impl Service {
             self.parceled(parceled, now)?;
             progress = true;
         }
-        if self.sending.is_none() && self.outbox > 0 && self.sink_pause.is_over(now) {
+        if self.sending.is_none() && (self.outbox > 0 || self.contested) && self.sink_pause.is_over(now) {
             progress |= self.send(ports.sink, now)?;
         }
         if take_in && self.is_due(now) {
@@ -335,13 +342,14 @@ impl Service {
 
     fn send(&mut self, sink: &mut dyn Sink, now: Millis) -> Result<bool, TurnError> {
         let group = self.tables.next_group()?;
-        if group.is_empty() {
+        let doubt = std::mem::take(&mut self.contested);
+        if group.is_empty() && !doubt {
             (self.outbox, self.letter_bytes, self.unpublished) = (0, 0, false);
             return Ok(false);
         }
         let packer =
             Packer { topics: &self.topics, signer: &self.signer, dictionary: self.state.dictionary(), current: self.state.current() };
-        let parcel = packer.parcel(&group);
+        let parcel = Parcel { doubt, ..packer.parcel(&group) };
         let ends_generation = group.iter().any(|(_, message)| matches!(message, Outgoing::Manifest { .. }));
         let mut rows = Vec::new();
         for (_, message) in &group {
@@ -369,6 +377,7 @@ impl Service {
                 self.sink_pause.fail(now);
                 return Ok(());
             }
+            Parceled::Superseded(reason) => return Err(TurnError::Superseded(reason)),
         };
         self.sink_pause.succeed();
         self.board.sink_trouble(None);

@@ -2,6 +2,7 @@
 //! starts from a known place: `init_transactions` ends whatever the last producer left open.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
+use super::super::admin::{ReadError, read_topic};
 use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, now, producer_config};
-use super::super::{OutRecord, Parcel, Parceled, Positions};
+use super::super::{Claim, OutRecord, Parcel, Parceled, Positions};
 use super::tally::{Ledger, Tally};
 
 /// How long one poll for delivery reports lasts: the delay that it can add to a parcel.
@@ -35,6 +37,10 @@ pub(super) enum DeliveryError {
     Unacknowledged { failed: u64, sent: u64, topic: String, reason: String },
     #[error("cannot queue a record of {bytes} bytes for topic {topic}: {reason}")]
     Queue { topic: String, bytes: usize, reason: String },
+    #[error("cannot look for other writers: {0}")]
+    Claim(#[from] ReadError),
+    #[error("{0}")]
+    Superseded(String),
     #[error("the process is stopping")]
     Stopping,
 }
@@ -55,15 +61,26 @@ impl Courier {
     }
 
     pub(super) fn deliver(&mut self, parcel: Parcel) -> Parceled {
+        if parcel.doubt {
+            self.discard();
+        }
         match self.attempt(parcel) {
             Ok(delivered) => delivered,
+            Err(DeliveryError::Superseded(reason)) => {
+                self.discard();
+                Parceled::Superseded(reason)
+            }
             // A fatal error purges the queue: what the records say of it is not the cause.
             Err(error) => Parceled::Failed(self.discard().unwrap_or_else(|| error.to_string())),
         }
     }
 
     fn attempt(&mut self, parcel: Parcel) -> Result<Parceled, DeliveryError> {
-        self.prepare()?;
+        if self.prepare()?
+            && let Some(claim) = &parcel.claim
+        {
+            self.check_claim(claim)?;
+        }
         let Some(producer) = &self.producer else { return Err(DeliveryError::Stopping) };
         if self.promise == Promise::Transaction {
             producer.begin_transaction().map_err(|error| self.step("begin a transaction", error))?;
@@ -79,8 +96,9 @@ impl Courier {
         Ok(Parceled::Delivered { ends, sent })
     }
 
-    /// Sees to it that there is a producer, stepping down where the brokers cannot keep the promise.
-    fn prepare(&mut self) -> Result<(), DeliveryError> {
+    /// Sees to it that there is a producer, stepping down where the brokers cannot keep the promise. True for a new one.
+    fn prepare(&mut self) -> Result<bool, DeliveryError> {
+        let fresh = self.producer.is_none();
         while self.producer.is_none() {
             let config = producer_config(&self.settings, self.promise, self.id.as_deref())?;
             let made = config.create_with_context::<_, BaseProducer<Ledger>>(Ledger::default());
@@ -96,7 +114,17 @@ impl Courier {
             }
             self.producer = Some(producer);
         }
-        Ok(())
+        Ok(fresh)
+    }
+
+    /// With transactions nobody else with our identity can write any more when this looks; without, it is a look.
+    fn check_claim(&self, claim: &Claim) -> Result<(), DeliveryError> {
+        let mut foreign = None;
+        read_topic(&self.settings, &claim.topic, None, |record| {
+            foreign = record.payload.and_then(|value| (claim.holds)(value).err());
+            if foreign.is_some() || self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        foreign.map_or(Ok(()), |reason| Err(DeliveryError::Superseded(reason)))
     }
 
     fn init(&self, producer: &BaseProducer<Ledger>) -> Result<(), KafkaError> {

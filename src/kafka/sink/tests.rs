@@ -5,12 +5,12 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::super::admin::read_topic;
 use super::super::mock::{Cluster, text, until};
-use super::super::{OutRecord, Parcel, Parceled, Sink};
+use super::super::{Claim, OutRecord, Parcel, Parceled, Sink};
 use super::*;
 use crate::kafka::client::{MAX_RECORD_BYTES, now};
 
 fn deliver(sink: &mut KafkaSink, records: Vec<OutRecord>) -> Parceled {
-    deliver_then(sink, Parcel { records: Box::new(records.into_iter()), then: None })
+    deliver_then(sink, Parcel { records: Box::new(records.into_iter()), then: None, claim: None, doubt: false })
 }
 
 fn deliver_then(sink: &mut KafkaSink, parcel: Parcel) -> Parceled {
@@ -23,7 +23,7 @@ fn deliver_then(sink: &mut KafkaSink, parcel: Parcel) -> Parceled {
 fn failure(result: Parceled) -> String {
     match result {
         Parceled::Failed(reason) => reason,
-        Parceled::Delivered { .. } => panic!("delivered"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -54,7 +54,8 @@ fn a_parcel_arrives_with_its_ends_and_what_was_made_of_them() {
         for round in 1..=2 {
             let then =
                 |ends: &super::super::Positions| vec![text("generations", "generation", Some(&ends.values().sum::<i64>().to_string()))];
-            let parcel = Parcel { records: Box::new(numbers("factors", 1000).into_iter()), then: Some(Box::new(then)) };
+            let parcel =
+                Parcel { records: Box::new(numbers("factors", 1000).into_iter()), then: Some(Box::new(then)), claim: None, doubt: false };
             let Parceled::Delivered { ends, sent } = deliver_then(&mut sink, parcel) else { panic!("failed") };
             assert_eq!(sent, [("factors".to_owned(), 1000), ("generations".to_owned(), 1)].into());
             assert_eq!(ends.len(), 3, "only `records` count: {ends:?}");
@@ -147,7 +148,7 @@ fn drop_does_not_hang_while_a_parcel_waits_for_brokers() {
     let nobody = ClientSettings { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: Default::default() };
     for id in [None, Some("state-1".to_owned())] {
         let mut sink = KafkaSink::start(nobody.clone(), id, Bell::default());
-        sink.send(Parcel { records: Box::new(numbers("factors", 3).into_iter()), then: None });
+        sink.send(Parcel { records: Box::new(numbers("factors", 3).into_iter()), then: None, claim: None, doubt: false });
         std::thread::sleep(Duration::from_millis(300));
         let began = now();
         drop(sink);
@@ -168,4 +169,26 @@ fn a_record_without_a_key_arrives_without_one_and_an_empty_key_as_a_key() {
     })
     .unwrap();
     assert_eq!(keys, [None, Some(Vec::new())]);
+}
+
+#[test]
+fn who_finds_a_later_writer_sends_nothing() {
+    let cluster = Cluster::new(&[("factors", 1), ("generations", 1)]);
+    cluster.fill("generations", 0..3);
+    let claim = |foreign: &'static [u8]| {
+        let holds = move |value: &[u8]| if value == foreign { Err("another".to_owned()) } else { Ok(()) };
+        Some(Claim { topic: "generations".into(), holds: Box::new(holds) })
+    };
+    for id in [None, Some("state-1".to_owned())] {
+        let mut sink = KafkaSink::start(cluster.settings(&[]), id, Bell::default());
+        let parcel = Parcel { records: Box::new(numbers("factors", 3).into_iter()), then: None, claim: claim(b"1"), doubt: false };
+        assert_eq!(deliver_then(&mut sink, parcel), Parceled::Superseded("another".to_owned()));
+        assert_eq!(read(&cluster, "factors").len(), 0);
+    }
+    let mut sink = KafkaSink::start(cluster.settings(&[]), None, Bell::default());
+    // The second parcel has the same producer, which nobody can have overtaken unnoticed; unless there is doubt.
+    for (foreign, doubt, sent) in [(&b"7"[..], false, true), (b"1", false, true), (b"7", true, true), (b"1", true, false)] {
+        let parcel = Parcel { records: Box::new(std::iter::empty()), then: None, claim: claim(foreign), doubt };
+        assert_eq!(matches!(deliver_then(&mut sink, parcel), Parceled::Delivered { .. }), sent);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -156,15 +156,27 @@ impl Reader {
         }
         match polled {
             Some(Ok(message)) => self.tray.push(&message),
-            Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.broken = Some(code.to_string()),
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.broken = Some(self.fatal(consumer, code)),
             // Said again at every attempt, so nowhere but in the view.
-            Some(Err(KafkaError::MessageConsumption(Code::BadCompression | Code::BadMessage | Code::MessageSizeTooLarge))) => {
+            Some(Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::MessageSizeTooLarge,
+            ))) => {
                 self.shared.update(|view| view.health.unreadable());
             }
             // All others have come through the context's `error`, with more words.
             Some(Err(error)) => tracing::debug!("consumer: {error}"),
             None => {}
         }
+    }
+
+    /// Why the consumer is of no more use.
+    fn fatal(&self, consumer: &SourceConsumer, code: RDKafkaErrorCode) -> String {
+        let (code, reason) = consumer.client().fatal_error().unwrap_or_else(|| (code, code.to_string()));
+        if code == RDKafkaErrorCode::FencedInstanceId {
+            self.shared.contested.store(true, Ordering::Relaxed);
+            self.shared.bell.ring();
+        }
+        reason
     }
 
     fn apply(&mut self, news: News) {

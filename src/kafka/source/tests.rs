@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
 use super::super::mock::{Cluster, text, until};
 use super::super::{Batch, Bell, Positions, Source};
 use super::*;
@@ -221,4 +223,21 @@ fn names_and_properties_that_cannot_work_are_refused_at_once() {
     assert!(matches!(started("^.*", &[]), SourceError::Topic(_)));
     assert!(matches!(started("in", &[("group.id", "x")]), SourceError::Client(ClientError::Refused(_))));
     assert!(matches!(started("in", &[("no.such", "x")]), SourceError::Client(ClientError::Property { .. })));
+}
+
+#[test]
+fn a_place_in_the_group_that_is_taken_is_told_once_and_reading_goes_on() {
+    let cluster = Cluster::new(&[("in", 1)]);
+    cluster.fill("in", 0..10);
+    let mut source = start(&cluster, &["in"], Positions::new(), SourceLimits::default());
+    let mut seen = Seen::default();
+    seen.read(&mut source, 10);
+    assert!(!source.contested());
+    source.stored(&seen.positions);
+    cluster.mock.request_errors(RDKafkaApiKey::Heartbeat, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID]);
+    until("the news", || source.contested().then_some(()));
+    assert!(!source.contested());
+    cluster.fill("in", 10..20);
+    seen.read(&mut source, 20);
+    assert_eq!((seen.again, seen.numbers()), (0, (0..20).collect()));
 }
