@@ -3,11 +3,11 @@
 # Outside the clone, so that RocksDB and librdkafka are compiled once on a machine and not once in a clone.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/target
 
-# Further arguments of real, ingest, fuzz and bench: make ingest ARGS="--events 1000000"
+# Further arguments of real, torture, fuzz, ingest and bench: make ingest ARGS="--events 1000000"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka build demo test fuzz real ingest bench fmt lint
+.PHONY: help setup kafka build demo test fuzz real torture ingest bench fmt lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ fuzz: setup ## every decoder for a minute each, guided by coverage; ARGS="-s SEC
 
 real: ## MovieLens-100K the whole way on a real Kafka, with figures
 	@scripts/real $(ARGS)
+
+torture: ## kills, lost brokers, zombies, full disks, flipped bytes, on a real Kafka
+	@scripts/torture $(ARGS)
 
 ingest: ## 5 million events from a real Kafka, against a bare consumer
 	@scripts/ingest $(ARGS)

@@ -129,17 +129,9 @@ fn params(args: &Args) -> Params {
 }
 
 fn settings(params: &Params) -> Vec<String> {
-    let objective = if params.objective == Objective::Explicit { "explicit" } else { "implicit" };
-    vec![
-        format!("model.objective={objective}"),
-        format!("model.rank={}", params.rank),
-        format!("model.regularization={}", params.regularization),
-        format!("model.tolerance={}", params.tolerance),
-        format!("model.max_sweeps={}", params.max_sweeps),
-        "generation.max_delay=1s".to_owned(),
-        "generation.max_events=100000".to_owned(),
-        "generation.forget_delay=0ms".to_owned(),
-    ]
+    let mut settings = child::model_settings(params);
+    settings.extend(["generation.max_delay=1s", "generation.max_events=100000", "generation.forget_delay=0ms"].map(str::to_owned));
+    settings
 }
 
 fn read(args: &Args) -> Result<Vec<Play>> {

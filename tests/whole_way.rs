@@ -40,13 +40,7 @@ fn params(objective: Objective) -> Params {
 }
 
 fn settings(params: &Params) -> Vec<String> {
-    let mut settings: Vec<String> = serde_json::to_value(params)
-        .expect("parameters are JSON")
-        .as_object()
-        .expect("a table")
-        .iter()
-        .map(|(key, value)| format!("model.{key}={value}").replace('"', ""))
-        .collect();
+    let mut settings = child::model_settings(params);
     settings.extend(["generation.max_delay=300ms".to_owned(), "generation.forget_delay=0ms".to_owned()]);
     settings
 }

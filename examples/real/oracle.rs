@@ -9,9 +9,10 @@ use nepenthe::model::Params;
 use nepenthe::model::factors::{Factors, Side};
 use nepenthe::model::fence::HashKey;
 use nepenthe::model::generation::Outcome;
-use nepenthe::model::processor::{InputTopics, State};
+use nepenthe::model::play::{Play, unordered};
+use nepenthe::model::processor::{InputTopics, Restored, State};
 use nepenthe::model::snapshot::data_digest;
-use nepenthe::model::step::Input;
+use nepenthe::model::step::{History, Input, Range};
 use nepenthe::model::unlearn::Unwatched;
 use nepenthe::run::HASH_KEY_FILE;
 use nepenthe::store::memory::MemoryStore;
@@ -19,6 +20,28 @@ use nepenthe::store::rocks::{RocksStore, secret};
 use nepenthe::store::tables::Tables;
 
 type Result<T> = std::result::Result<T, String>;
+
+fn open(path: &std::path::Path) -> Result<(Tables, Restored)> {
+    let words = |e: &dyn std::fmt::Display| e.to_string();
+    let store = Arc::new(RocksStore::read(path).map_err(|e| words(&e))?);
+    let missing = || Err(std::io::Error::other("the key is missing"));
+    let key = HashKey::new(secret(&path.join(HASH_KEY_FILE), missing).map_err(|e| words(&e))?);
+    let tables = Tables::reading(store);
+    let restored = tables.restore(key).map_err(|e| words(&e))?;
+    Ok((tables, restored))
+}
+
+/// Every stored play of a state directory under natural names: user, item, time, value.
+pub fn plays_of_state(path: &std::path::Path) -> Result<Vec<(String, String, i64, f64)>> {
+    let (tables, restored) = open(path)?;
+    let mut plays = Vec::new();
+    let name = |side, number| restored.dictionary.name(side, number).map_or("a name that is gone".to_owned(), |name| name.to_string());
+    let mut each = |play: Play, _: &str| {
+        plays.push((name(Side::User, play.user), name(Side::Item, play.item), play.time, unordered(play.value)));
+    };
+    tables.plays(Range::All, &mut each).map_err(|e| e.to_string())?;
+    Ok(plays)
+}
 
 /// A trained model under natural names, and a digest of the data that it was trained on.
 pub struct Model {
@@ -34,13 +57,8 @@ pub struct Model {
 impl Model {
     /// Of a state directory, as the service left it.
     pub fn of_state(path: &std::path::Path) -> Result<Model> {
-        let words = |e: &dyn std::fmt::Display| e.to_string();
-        let store = Arc::new(RocksStore::read(path).map_err(|e| words(&e))?);
-        let missing = || Err(std::io::Error::other("the key is missing"));
-        let key = HashKey::new(secret(&path.join(HASH_KEY_FILE), missing).map_err(|e| words(&e))?);
-        let tables = Tables::reading(store);
-        let restored = tables.restore(key).map_err(|e| words(&e))?;
-        let data = data_digest(&restored.dictionary, &tables).map_err(|e| words(&e))?;
+        let (tables, restored) = open(path)?;
+        let data = data_digest(&restored.dictionary, &tables).map_err(|e| e.to_string())?;
         let current = restored.current.ok_or("no generation")?;
         let named = |side| names(&restored.dictionary, side, &current.factors);
         let certificate = &current.manifest.certificate;
@@ -55,22 +73,28 @@ impl Model {
         })
     }
 
-    /// From nothing but `events` (JSON lines).
+    /// From nothing but `events` (JSON lines) of the interactions topic.
     pub fn from_scratch<'e>(params: &Params, events: impl Iterator<Item = &'e str>) -> Result<Model> {
+        Model::from_topics(params, [events.map(str::as_bytes).collect(), Vec::new()])
+    }
+
+    /// From nothing but the values of the interactions topic and those of the forgets topic.
+    pub fn from_topics(params: &Params, values: [Vec<&[u8]>; 2]) -> Result<Model> {
         let (key, topics) = (HashKey::new([0; 32]), InputTopics { interactions: "i".to_owned(), forgets: "f".to_owned() });
         let mut tables = Tables::new(Arc::new(MemoryStore::default()), params.objective, &key).map_err(|e| e.to_string())?;
         let restored = tables.restore(key).map_err(|e| e.to_string())?;
         let mut state = State::open(params.clone(), topics, restored, &tables).map_err(|e| e.to_string())?;
-        let inputs = events.enumerate().map(|(offset, event)| Input {
-            topic: 0,
+        let of_topic = |(topic, values): (u16, Vec<_>)| values.into_iter().enumerate().map(move |(at, value)| (topic, at, value));
+        let inputs = (0..).zip(values).flat_map(of_topic).map(|(topic, offset, value)| Input {
+            topic,
             partition: 0,
             offset: offset as i64,
             timestamp: None,
             reset: false,
             key: None,
-            payload: Some(event.as_bytes()),
+            payload: Some(value),
         });
-        let step = state.fold(&["i".to_owned()], inputs, 0, &tables).map_err(|e| e.to_string())?;
+        let step = state.fold(&["i".to_owned(), "f".to_owned()], inputs, 0, &tables).map_err(|e| e.to_string())?;
         tables.commit(&step, state.dictionary()).map_err(|e| e.to_string())?;
         let job = state.freeze(&tables).map_err(|e| e.to_string())?;
         let outcome: Outcome = job.run(&Unwatched).map_err(|e| e.to_string())?;

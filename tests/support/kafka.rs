@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What makes a JVM start fast at the cost of its top speed, which tests do not ask for.
 const JVM_OPTIONS: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+/// For one of several on a machine.
+const SMALL_HEAP: &str = "-Xms128m -Xmx320m";
 
 /// One broker on 127.0.0.1 with a directory of its own. Dropping it ends the broker and removes the directory.
 ///
@@ -35,6 +37,8 @@ const JVM_OPTIONS: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
 pub struct Kafka {
     /// `None` where the keeper has made the directory and removes it: a static is never dropped.
     dir: Option<TempDir>,
+    /// Of a node in a cluster: its number and the ports of all.
+    place: Option<(usize, String)>,
     brokers: String,
     pid: u32,
     keeper: Option<Child>,
@@ -50,9 +54,15 @@ impl Kafka {
     }
 
     fn start_in(dir: Option<TempDir>) -> Kafka {
-        let mut kafka = Kafka { dir, brokers: String::new(), pid: 0, keeper: None };
+        let mut kafka = Kafka { dir, place: None, brokers: String::new(), pid: 0, keeper: None };
         kafka.restart();
         kafka
+    }
+
+    /// Node `id` (from 1) of the cluster with these ports, not started yet; see `scripts/kafka node`.
+    pub fn node(id: usize, ports: &str) -> Kafka {
+        let dir = TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker");
+        Kafka { dir: Some(dir), place: Some((id, ports.to_owned())), brokers: String::new(), pid: 0, keeper: None }
     }
 
     /// One broker for all tests of a binary; they keep apart by the names of their topics, see [`unique`].
@@ -88,14 +98,31 @@ impl Kafka {
 
     /// Stops the broker if it runs, and starts it on the same port with the same data.
     pub fn restart(&mut self) {
+        self.begin();
+        self.await_start();
+    }
+
+    /// The first half of [`Kafka::restart`]: the nodes of a cluster come up together or not at all.
+    pub fn begin(&mut self) {
         self.stop();
-        let mut keeper = script("run", self.dir.as_ref())
-            .env("KAFKA_OPTS", JVM_OPTIONS)
+        let mut command = script(if self.place.is_some() { "node" } else { "run" }, self.dir.as_ref());
+        if let Some((id, ports)) = &self.place {
+            command.arg(id.to_string()).arg(ports);
+        }
+        let options = if self.place.is_some() { format!("{JVM_OPTIONS} {SMALL_HEAP}") } else { JVM_OPTIONS.to_owned() };
+        let keeper = command
+            .env("KAFKA_OPTS", options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("scripts/kafka cannot be started (bash is needed): {error}"));
+        self.keeper = Some(keeper);
+    }
+
+    /// The second half of [`Kafka::restart`].
+    pub fn await_start(&mut self) {
+        let Some(mut keeper) = self.keeper.take() else { return };
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("what scripts/kafka says");
         let Some((brokers, pid)) = parse_started(&line) else {
@@ -163,7 +190,7 @@ pub fn create_topic(brokers: &str, topic: &str, partitions: i32, settings: &[(&s
 
 /// Counts what could not be delivered, with the first reason.
 #[derive(Default, Clone)]
-struct Failures(Arc<OnceLock<KafkaError>>);
+pub struct Failures(Arc<OnceLock<KafkaError>>);
 
 impl ClientContext for Failures {}
 
@@ -178,36 +205,50 @@ impl ProducerContext for Failures {
     }
 }
 
-/// Sends records `(key, value)`, `None` for a record without one, and waits until all of them are acknowledged. Records
-/// of the same key keep their order.
-pub fn produce<K: AsRef<[u8]>, V: AsRef<[u8]>>(brokers: &str, topic: &str, records: impl IntoIterator<Item = (Option<K>, Option<V>)>) {
-    let failures = Failures::default();
-    let producer: ThreadedProducer<Failures> = client(brokers)
+/// An idempotent producer that keeps the order of each key. With `patience` records outlast brokers that are away.
+pub fn producer(brokers: &str, patience: Duration) -> ThreadedProducer<Failures> {
+    client(brokers)
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", "8000000")
+        .set("message.timeout.ms", patience.as_millis().to_string())
         .set("linger.ms", "5")
-        .create_with_context(failures.clone())
-        .expect("a producer");
-    for (key, value) in records {
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic);
-        record.key = key.as_ref().map(AsRef::as_ref);
-        record.payload = value.as_ref().map(AsRef::as_ref);
-        loop {
-            match producer.send(record) {
-                Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    record = back;
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err((error, _)) => panic!("a record cannot be sent to {topic}: {error}"),
+        .create_with_context(Failures::default())
+        .expect("a producer")
+}
+
+/// Queues a record, `None` for one without key or value.
+pub fn send(producer: &ThreadedProducer<Failures>, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) {
+    let mut record = BaseRecord::<[u8], [u8]>::to(topic);
+    (record.key, record.payload) = (key, value);
+    loop {
+        match producer.send(record) {
+            Ok(()) => break,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                std::thread::sleep(Duration::from_millis(5));
             }
+            Err((error, _)) => panic!("a record cannot be sent to {topic}: {error}"),
         }
     }
-    producer.flush(PATIENCE).unwrap_or_else(|error| panic!("records for {topic} were not acknowledged: {error}"));
-    if let Some(error) = failures.0.get() {
-        panic!("a record for {topic} was not delivered: {error}");
+}
+
+/// Waits until all records are acknowledged.
+pub fn delivered(producer: &ThreadedProducer<Failures>, patience: Duration) {
+    producer.flush(patience).unwrap_or_else(|error| panic!("records were not acknowledged: {error}"));
+    if let Some(error) = producer.context().0.get() {
+        panic!("a record was not delivered: {error}");
     }
+}
+
+/// Sends records `(key, value)`, `None` for a record without one, and waits until all of them are acknowledged. Records
+/// of the same key keep their order.
+pub fn produce<K: AsRef<[u8]>, V: AsRef<[u8]>>(brokers: &str, topic: &str, records: impl IntoIterator<Item = (Option<K>, Option<V>)>) {
+    let producer = producer(brokers, PATIENCE);
+    for (key, value) in records {
+        send(&producer, topic, key.as_ref().map(AsRef::as_ref), value.as_ref().map(AsRef::as_ref));
+    }
+    delivered(&producer, PATIENCE);
 }
 
 /// [`produce`] for values without keys, spread over the partitions.
