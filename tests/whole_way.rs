@@ -239,6 +239,18 @@ fn a_state_in_use_or_of_an_unknown_version_is_refused() {
     assert_eq!(service.code(&["run", "--set", "model.rank=0"]).expect("an exit"), 2, "out of range");
     assert_eq!(service.code(&["run", "--set", "model.rang=1"]).expect("an exit"), 2, "unknown key");
     assert_eq!(service.code(&["run", "--set", "model.objective=explicit"]).expect("an exit"), 2, "another objective");
+    let (key, elsewhere) = (service.state.join("hash.key"), dir.path().join("hash.key"));
+    std::fs::rename(&key, &elsewhere).expect("the hash key is lost");
+    for command in ["run", "purge", "status"] {
+        assert_eq!(service.code(&[command]).expect("an exit"), 4, "{command} without the key of the fences");
+        assert!(!key.exists(), "{command} makes no new key");
+    }
+    std::fs::write(&key, "7".repeat(64)).expect("another key");
+    for command in ["run", "purge", "status"] {
+        assert_eq!(service.code(&[command]).expect("an exit"), 4, "{command} with another key");
+    }
+    std::fs::rename(&elsewhere, &key).expect("the key is back");
+    assert_eq!(service.code(&["status"]).expect("an exit"), 0, "as before");
     std::fs::write(service.state.join("CURRENT"), "MANIFEST-999999\n").expect("damaged");
     assert_eq!(service.code(&["run"]).expect("an exit"), 4, "damaged");
 }

@@ -101,7 +101,7 @@ pub fn run(config: &Config, args: &ExportModelArgs) -> Result<(), CliError> {
     let (copy, manifest) = if args.from_topic {
         (Copy::of_topic(config)?, None)
     } else {
-        let restored = reading::state(config)?.restored;
+        let restored = reading::serving(config)?.restored;
         let manifest = restored.current.as_ref().map(|current| current.manifest.clone());
         (Copy::of_state(restored)?, manifest)
     };

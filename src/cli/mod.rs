@@ -4,6 +4,7 @@
 //! what the command has checked (for example [`forget::Order`]).
 
 pub mod audit;
+pub mod backup;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
@@ -17,6 +18,7 @@ pub mod purge;
 pub mod reading;
 pub mod receipt;
 pub mod recommend;
+pub mod restore;
 pub mod run;
 pub mod send;
 pub mod similar;
@@ -165,6 +167,10 @@ enum Command {
     Status(StatusArgs),
     /// Make the bytes of published forgets disappear, while no service runs
     Purge(purge::PurgeArgs),
+    /// Copy the state, whether or not the service runs
+    Backup(backup::BackupArgs),
+    /// Make a state directory from a backup; what was forgotten since stays forgotten
+    Restore(restore::RestoreArgs),
     /// Read factors and generations from the broker and recompute the digest
     Verify(verify::VerifyArgs),
     /// List the public keys that receipts are signed with, or make a new signing key
@@ -274,6 +280,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Similar(args) => similar::run(&config, args),
         Command::Status(args) => status::run(&config, args.json, args.data_digest),
         Command::Purge(args) => purge::run(&config, &args),
+        Command::Backup(args) => backup::run(&config, &args),
+        Command::Restore(args) => restore::run(&config, &args),
         Command::Verify(args) => verify::run(&config, &args),
         Command::Keys(args) => keys::run(&config, &args),
         Command::Receipt(args) => receipt::run(&config, &args),

@@ -6,15 +6,16 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{self, plural};
+use super::reading::hash_key;
 use super::{CliError, Exit, client_settings};
 use crate::config::{Config, TopicProof};
 use crate::kafka::admin::Prover;
 use crate::model::fence::HashKey;
 use crate::model::receipt::RequestKey;
+use crate::run::now;
 use crate::run::purger::{TopicOrder, Worker};
 use crate::run::purging::{Cohort, purged_requests};
-use crate::run::{HASH_KEY_FILE, now};
-use crate::store::rocks::{RocksStore, secret};
+use crate::store::rocks::RocksStore;
 use crate::store::tables::Tables;
 use crate::store::{Erased, Store, StoreError};
 
@@ -60,7 +61,7 @@ pub fn run(config: &Config, args: &PurgeArgs) -> Result<(), CliError> {
         })?;
     }
     tables.commit_proven(cohort.generation)?;
-    let requests = purged_requests(&tables, &cohort.requests, config.purge.proof, now())?;
+    let requests = purged_requests(&tables, &cohort.requests, config.purge.proof, &config.keep, now())?;
     tables.commit_purged(&requests)?;
     report(&erased, requests.len() as u64, config.purge.proof, args.json)
 }
@@ -82,8 +83,7 @@ fn open(config: &Config) -> Result<(Arc<dyn Store>, Tables, HashKey), CliError> 
         error => error.into(),
     })?;
     let store: Arc<dyn Store> = Arc::new(store);
-    let key = secret(&path.join(HASH_KEY_FILE), || Err(std::io::Error::other("the key file is missing; restore it with the state")))?;
-    let key = HashKey::new(key);
+    let key = hash_key(&*store, config)?;
     Ok((store.clone(), Tables::new(store, config.model.objective, &key)?, key))
 }
 

@@ -12,8 +12,8 @@ use crate::model::factors::{Factors, Side, Table};
 use crate::model::fence::HashKey;
 use crate::model::generation::Current;
 use crate::model::processor::Restored;
-use crate::run::HASH_KEY_FILE;
-use crate::store::rocks::{RocksStore, secret};
+use crate::run::keys;
+use crate::store::rocks::RocksStore;
 use crate::store::tables::Tables;
 use crate::store::{Store, StoreError};
 
@@ -21,7 +21,7 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> CliError {
         let exit = match error {
             StoreError::InUse { .. } => Exit::StateInUse,
-            StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } => Exit::StateDamaged,
+            StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } | StoreError::HashKey { .. } => Exit::StateDamaged,
             StoreError::OtherModel { .. } => Exit::Usage,
             StoreError::Io { .. } => Exit::Failed,
         };
@@ -43,17 +43,31 @@ pub struct State {
 pub fn state(config: &Config) -> Result<State, CliError> {
     let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
     let tables = Tables::reading(store.clone());
-    let restored = tables.restore(hash_key(config)?)?;
+    let restored = tables.restore(hash_key(&*store, config)?)?;
     Ok(State { store, tables, restored })
 }
 
-/// The hash key of an existing state. Reading makes nothing: a state without its key is damaged.
+/// Opens the state directory for its model.
 ///
 /// # Errors
-/// Exit 1 when it is missing, 4 when it is no key.
-pub fn hash_key(config: &Config) -> Result<HashKey, CliError> {
-    let key_file = config.store.path.join(HASH_KEY_FILE);
-    Ok(HashKey::new(secret(&key_file, || Err(std::io::Error::other("the key file is missing; restore it with the state")))?))
+/// As [`state`], and exit 1 for a state that came from a backup and has not caught up: it may know what is forgotten.
+pub fn serving(config: &Config) -> Result<State, CliError> {
+    let state = state(config)?;
+    match state.tables.comeback()? {
+        None => Ok(state),
+        Some(_) => Err(CliError::failed(format!(
+            "the state in {} came from a backup and has not caught up with what was forgotten since; let `nepenthe run` do that first",
+            config.store.path.display()
+        ))),
+    }
+}
+
+/// The hash key of an existing state. Reading makes nothing.
+///
+/// # Errors
+/// Exit 4 when it is missing, no key, or another one.
+pub fn hash_key(store: &dyn Store, config: &Config) -> Result<HashKey, CliError> {
+    Ok(keys::hash_key(store, &config.store.path, keys::Missing::Refused)?)
 }
 
 /// Factors under natural names.

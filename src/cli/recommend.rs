@@ -19,7 +19,7 @@ pub fn run(config: &Config, args: RecommendArgs) -> Result<(), CliError> {
         output::note("the topic does not say what the user already has: nothing is left out");
         (Copy::of_topic(config)?, None)
     } else {
-        let state = reading::state(config)?;
+        let state = reading::serving(config)?;
         (Copy::of_state(state.restored)?, Some(state.store))
     };
     let (user, row) = copy.row(Side::User, &args.user)?;

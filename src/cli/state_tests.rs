@@ -44,7 +44,7 @@ impl Written {
     pub fn open(config: &Config) -> Written {
         let store: Arc<dyn Store> = Arc::new(RocksStore::open(&config.store.path).unwrap());
         secret(&config.store.path.join(HASH_KEY_FILE), || Ok([7; 32])).unwrap();
-        let key = hash_key(config).unwrap();
+        let key = hash_key(&*store, config).unwrap();
         let tables = Tables::new(store, config.model.objective, &key).unwrap();
         let topics = InputTopics { interactions: config.topics.interactions.clone(), forgets: config.topics.forgets.clone() };
         let state = State::open(config.model.clone(), topics, tables.restore(key).unwrap(), &tables).unwrap();

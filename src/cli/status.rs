@@ -56,6 +56,8 @@ fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<St
         "stored": {"users": named(Side::User), "items": named(Side::Item)},
         "forgets": {"pending": pending},
         "fences": restored.fences.len(),
+        "backups": state.tables.backups(0)?,
+        "restoring": state.tables.comeback()?.is_some(),
         "lag": lag,
         "outbox": state.tables.backlog()?.rows,
         "store_bytes": sizes,
@@ -78,6 +80,13 @@ fn screen(state: &State, lag: &BTreeMap<String, Option<i64>>, status: &Value) ->
     let unpurged = status["forgets"]["pending"]["published"].as_u64().unwrap_or(0);
     row("forgets to purge", count(unpurged), if unpurged > 0 { Tone::Plain } else { Tone::Good });
     row("fences", count(state.restored.fences.len()), Tone::Plain);
+    if status["restoring"] == true {
+        row("restored", "not caught up with later forgets: nothing is served".to_owned(), Tone::Bad);
+    }
+    let backups = status["backups"]["count"].as_u64().unwrap_or(0);
+    if let Some(newest) = status["backups"]["newest"].as_str() {
+        row("backups", format!("{}, newest of {newest}", count(backups)), Tone::Plain);
+    }
     for (topic, behind) in lag {
         let value = behind.map_or("the broker does not answer".to_owned(), |behind| count(behind.unsigned_abs()));
         row(&format!("lag {topic}"), value, if behind.is_none() { Tone::Strong } else { Tone::Plain });

@@ -190,6 +190,17 @@ impl Settings {
         })
     }
 
+    /// A duration, or `None` for "forever".
+    pub fn duration_or_ever(&self, key: &'static str, range: RangeInclusive<Duration>) -> Result<Option<Duration>, ConfigError> {
+        if self.entry(key)?.given.string().is_some_and(|text| text.trim() == "forever") {
+            return Ok(None);
+        }
+        self.duration(key, range.clone()).map(Some).map_err(|_| {
+            let (low, high) = (range.start().as_secs() / 3600, range.end().as_secs() / 3600);
+            self.refused(key, &format!("\"forever\", or a duration from {low}h to {high}h, written like \"720h\""))
+        })
+    }
+
     pub fn address(&self, key: &'static str) -> Result<SocketAddr, ConfigError> {
         let entry = self.entry(key)?;
         let given = entry.given.string().and_then(|text| text.trim().parse().ok());

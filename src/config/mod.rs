@@ -22,7 +22,7 @@ use check::{Bound, Settings};
 pub use check::{ConfigError, Origin};
 pub use layers::{Sources, assignment};
 
-use crate::model::{Certify, Objective, Params};
+use crate::model::{Certify, Millis, Objective, Params};
 
 /// Everything an operator can set, checked. `src/default.toml` has the meaning, unit and range of each.
 #[derive(Debug, Clone)]
@@ -33,6 +33,7 @@ pub struct Config {
     pub generation: Generation,
     pub store: Store,
     pub purge: Purge,
+    pub keep: Keep,
     pub receipts: Receipts,
     pub http: Http,
     pub log: Log,
@@ -87,6 +88,22 @@ pub struct Generation {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub path: PathBuf,
+}
+
+/// How long is kept what outlives a forget.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// `store.fence_retention`; `None` is for ever.
+    pub fences: Option<Duration>,
+    /// `store.backup_retention`; `None` is for ever.
+    pub backups: Option<Duration>,
+}
+
+impl Keep {
+    /// Backups that were taken earlier are deleted by now.
+    pub fn backups_since(&self, now: Millis) -> Millis {
+        self.backups.map_or(0, |kept| now - kept.as_millis() as Millis)
+    }
 }
 
 /// When and how far forgets are purged: `store.purge_interval`, `topics.purge_proof`, `topics.heartbeat`.
@@ -148,6 +165,9 @@ pub enum LogFormat {
 /// A week: longer waits are a mistake in the unit.
 const LONGEST_WAIT: Duration = Duration::from_secs(168 * 3600);
 
+/// A hundred years.
+const LONGEST_KEPT: Duration = Duration::from_secs(36_525 * 24 * 3600);
+
 impl Config {
     /// Gathers all sources and checks every setting.
     ///
@@ -176,6 +196,10 @@ impl Config {
                 interval: settings.duration("store.purge_interval", Duration::from_millis(100)..=LONGEST_WAIT)?,
                 proof: settings.choice("topics.purge_proof", &TopicProof::CHOICES)?,
                 heartbeat: settings.duration("topics.heartbeat", Duration::from_millis(100)..=LONGEST_WAIT)?,
+            },
+            keep: Keep {
+                fences: settings.duration_or_ever("store.fence_retention", Duration::from_secs(3600)..=LONGEST_KEPT)?,
+                backups: settings.duration_or_ever("store.backup_retention", Duration::from_secs(3600)..=LONGEST_KEPT)?,
             },
             receipts: Receipts { signing_key: settings.path_if_set("receipts.signing_key")? },
             http: http(&settings)?,

@@ -53,6 +53,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.store.path, Path::new("state"));
     assert_eq!(config.receipts.signing_key, None);
     assert_eq!((config.purge.interval, config.purge.heartbeat), (Duration::from_secs(10), Duration::from_secs(60)));
+    assert_eq!(config.keep, Keep::default());
     assert_eq!(config.purge.proof, TopicProof::Rows);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:9464");
     assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Text));
@@ -162,6 +163,8 @@ fn a_value_out_of_range_is_refused_with_what_is_allowed() {
         ("generation.forget_delay", "soon", "a duration from 0ms to 168h"),
         ("generation.interim_after", "200h", "a duration from 0ms to 168h"),
         ("store.path", "", "a string of 1 to 4096 bytes"),
+        ("store.fence_retention", "never", "\"forever\", or a duration from 1h to 876600h"),
+        ("store.backup_retention", "59m", "\"forever\", or a duration from 1h to 876600h"),
         ("http.listen", "localhost:9464", "an IP address and a port"),
         ("http.listen", "0.0.0.0:9464", "a loopback address, or http.token_file"),
         ("log.level", "inof", "off, error, warn"),
@@ -186,6 +189,8 @@ fn every_setting_has_limits_at_which_it_still_works() {
         ("generation.max_delay", "1ms"),
         ("generation.max_delay", "168h"),
         ("generation.forget_delay", "0s"),
+        ("store.fence_retention", "876600h"),
+        ("store.backup_retention", "1h"),
         ("log.level", "info,nepenthe::kafka=debug"),
         ("log.level", "OFF"),
         ("http.listen", "[::1]:0"),

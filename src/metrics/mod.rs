@@ -55,6 +55,12 @@ pub enum Happening<'a> {
     Phase { phase: &'static str, seconds: f64 },
     /// Records of a parcel were acknowledged by the broker.
     Published { topic: &'a str, count: u64 },
+    /// Rules that keep out what was forgotten. No log line.
+    Fences { rules: u64 },
+    /// Backups that may still be somewhere, and when the newest was taken (0 without one). No log line.
+    Backups { count: u64, newest_seconds: f64 },
+    /// Rules that grew older than they are kept.
+    FencesExpired { rules: u64 },
     /// Records that are committed and not yet acknowledged. No log line.
     Outbox { records: u64 },
     /// Live bytes of a column family. No log line.
@@ -185,6 +191,15 @@ impl Metrics {
             Happening::Published { topic, count } => {
                 to.published_records.with_label_values(&[topic]).inc_by(count);
                 debug!(topic, count, "published");
+            }
+            Happening::Fences { rules } => to.fences.set(gauge(rules)),
+            Happening::Backups { count, newest_seconds } => {
+                to.backups.set(gauge(count));
+                to.backup_newest.set(newest_seconds);
+            }
+            Happening::FencesExpired { rules } => {
+                to.fences_expired.inc_by(rules);
+                info!(rules, "fences ended by store.fence_retention");
             }
             Happening::Outbox { records } => to.outbox_records.set(gauge(records)),
             Happening::StoreBytes { family, bytes } => to.store_bytes.with_label_values(&[family]).set(gauge(bytes)),

@@ -14,6 +14,12 @@ pub enum Side {
 impl Side {
     pub const BOTH: [Side; 2] = [Side::User, Side::Item];
 
+    /// The row that a key of the factors topic belongs to.
+    pub fn of_key(key: &str) -> Option<(Side, &str)> {
+        let user = key.strip_prefix("u/").map(|name| (Side::User, name));
+        user.or_else(|| key.strip_prefix("i/").map(|name| (Side::Item, name)))
+    }
+
     /// Key of a row on the factors topic: `u/<user>` or `i/<item>`.
     pub fn key(self, name: &str) -> String {
         match self {

@@ -27,7 +27,14 @@ pub enum Scope {
     User,
     Item,
     Pair,
+    /// A user's event by its id. No longer raised: a stored play, which has only the hash of the id, cannot be held against it.
     Event,
+    /// A user's event by the keyed hash of its id.
+    Ident,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 5] = [Scope::User, Scope::Item, Scope::Pair, Scope::Event, Scope::Ident];
 }
 
 impl HashKey {
@@ -93,7 +100,12 @@ impl HashKey {
             Scope::Item => self.subject(b'I', &[item]),
             Scope::Pair => self.subject(b'P', &[user, item]),
             Scope::Event => self.subject(b'E', &[user, event_id]),
+            Scope::Ident => self.ident(user, self.event(event_id)),
         }
+    }
+
+    fn ident(&self, user: &str, ident: u64) -> Subject {
+        self.subject(b'D', &[user, &format!("{ident:016x}")])
     }
 }
 
@@ -106,11 +118,14 @@ pub struct Rule {
     pub to: Millis,
     /// Restricts an event rule to these items ([`Scope::Item`] subjects, ascending).
     pub items: Option<Vec<Subject>>,
+    /// When the forget was taken in; without it the rule never grows old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raised: Option<Millis>,
 }
 
-/// The rules that a selector leaves behind.
-pub fn rules(key: &HashKey, selector: &Selector) -> Vec<Rule> {
-    let rule = |scope, subject, items| Rule { scope, subject, from: selector.from, to: selector.to, items };
+/// The rules that a selector taken in at `now` leaves behind.
+pub fn rules(key: &HashKey, selector: &Selector, now: Millis) -> Vec<Rule> {
+    let rule = |scope, subject, items| Rule { scope, subject, from: selector.from, to: selector.to, items, raised: Some(now) };
     match (&selector.user, &selector.items, &selector.event_ids) {
         (Some(user), items, Some(events)) => {
             let items = items.as_ref().map(|items| {
@@ -118,7 +133,7 @@ pub fn rules(key: &HashKey, selector: &Selector) -> Vec<Rule> {
                 items.sort_unstable();
                 items
             });
-            events.iter().map(|event| rule(Scope::Event, key.of(Scope::Event, user, "", event), items.clone())).collect()
+            events.iter().map(|event| rule(Scope::Ident, key.of(Scope::Ident, user, "", event), items.clone())).collect()
         }
         (Some(user), Some(items), None) => items.iter().map(|item| rule(Scope::Pair, key.of(Scope::Pair, user, item, ""), None)).collect(),
         (Some(user), None, None) => vec![rule(Scope::User, key.of(Scope::User, user, "", ""), None)],
@@ -126,25 +141,67 @@ pub fn rules(key: &HashKey, selector: &Selector) -> Vec<Rule> {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Span {
-    from: Millis,
-    to: Millis,
-    items: Option<Vec<Subject>>,
+/// What holds for one subject.
+#[derive(Debug, Clone, Default)]
+struct Spans {
+    /// Closed intervals, ascending; they neither overlap nor touch.
+    times: Vec<(Millis, Millis)>,
+    /// Intervals that hold for these items only.
+    limited: Vec<(Millis, Millis, Vec<Subject>)>,
 }
 
-/// All fences. A look-up costs one keyed hash (about 80 ns) per scope that is in use, whatever the number of fences.
+impl Spans {
+    /// Intervals that touch become one.
+    fn insert(&mut self, rule: &Rule) {
+        if let Some(items) = &rule.items {
+            self.limited.push((rule.from, rule.to, items.clone()));
+            return;
+        }
+        let first = self.times.partition_point(|&(_, to)| to < rule.from.saturating_sub(1));
+        let last = self.times.partition_point(|&(from, _)| from <= rule.to.saturating_add(1));
+        let joined = self.times[first..last.max(first)].iter().fold((rule.from, rule.to), |all, one| (all.0.min(one.0), all.1.max(one.1)));
+        self.times.splice(first..last.max(first), [joined]);
+    }
+
+    fn hold(&self, time: Millis, item: impl FnOnce() -> Subject) -> bool {
+        let next = self.times.partition_point(|&(_, to)| to < time);
+        if self.times.get(next).is_some_and(|&(from, _)| from <= time) {
+            return true;
+        }
+        let mut limited = self.limited.iter().filter(|(from, to, _)| (*from..=*to).contains(&time)).peekable();
+        if limited.peek().is_none() {
+            return false;
+        }
+        let item = item();
+        limited.any(|(_, _, items)| items.binary_search(&item).is_ok())
+    }
+}
+
+/// An interaction as a fence sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Suspect<'a> {
+    pub user: &'a str,
+    pub item: &'a str,
+    /// Of a stored play only the hash is known.
+    pub event_id: Option<&'a str>,
+    pub ident: Option<u64>,
+    pub time: Millis,
+}
+
+/// All fences. A look-up costs one keyed hash (about 80 ns) per scope that is in use, and a binary search among the
+/// intervals of that one subject, whatever the number of fences.
 #[derive(Debug, Clone)]
 pub struct Fences {
     key: HashKey,
-    spans: HashMap<Subject, Vec<Span>>,
+    spans: HashMap<Subject, Spans>,
     /// How many rules each scope has.
-    scopes: [u64; 4],
+    scopes: [u64; Scope::ALL.len()],
+    oldest: Option<Millis>,
 }
 
 impl Fences {
     pub fn new(key: HashKey) -> Fences {
-        Fences { key, spans: HashMap::new(), scopes: [0; 4] }
+        Fences { key, spans: HashMap::new(), scopes: [0; Scope::ALL.len()], oldest: None }
     }
 
     pub fn key(&self) -> &HashKey {
@@ -165,39 +222,35 @@ impl Fences {
         self.scopes[scope as usize]
     }
 
-    /// Raises a fence. Spans of one subject that touch become one.
+    /// When the oldest rule was raised that can grow old.
+    pub fn oldest(&self) -> Option<Millis> {
+        self.oldest
+    }
+
+    /// Raises a fence.
     pub fn insert(&mut self, rule: &Rule) {
         self.scopes[rule.scope as usize] += 1;
-        let spans = self.spans.entry(rule.subject).or_default();
-        let mut new = Span { from: rule.from, to: rule.to, items: rule.items.clone() };
-        if new.items.is_none() {
-            spans.retain(|old| {
-                let joined = old.items.is_none() && old.from <= new.to.saturating_add(1) && new.from <= old.to.saturating_add(1);
-                if joined {
-                    (new.from, new.to) = (new.from.min(old.from), new.to.max(old.to));
-                }
-                !joined
-            });
-        }
-        spans.push(new);
+        self.oldest = self.oldest.min(rule.raised).or(self.oldest).or(rule.raised);
+        self.spans.entry(rule.subject).or_default().insert(rule);
     }
 
     /// Is this interaction one that somebody asked to forget?
     pub fn cover(&self, event: &Interaction<'_>) -> bool {
-        [Scope::User, Scope::Item, Scope::Pair, Scope::Event].into_iter().any(|scope| {
-            if self.scopes[scope as usize] == 0 || (scope == Scope::Event && event.event_id.is_none()) {
-                return false;
-            }
-            let subject = self.key.of(scope, &event.user, &event.item, event.event_id.as_deref().unwrap_or_default());
-            self.spans.get(&subject).is_some_and(|spans| {
-                spans.iter().any(|span| {
-                    (span.from..=span.to).contains(&event.time)
-                        && span
-                            .items
-                            .as_ref()
-                            .is_none_or(|items| items.binary_search(&self.key.of(Scope::Item, "", &event.item, "")).is_ok())
-                })
-            })
+        let event_id = event.event_id.as_deref();
+        let ident = event_id.filter(|_| self.of_scope(Scope::Ident) > 0).map(|id| self.key.event(id));
+        self.hold(Suspect { user: &event.user, item: &event.item, event_id, ident, time: event.time })
+    }
+
+    /// As [`Fences::cover`], for what is stored.
+    pub fn hold(&self, suspect: Suspect<'_>) -> bool {
+        let Suspect { user, item, event_id, ident, time } = suspect;
+        Scope::ALL.into_iter().filter(|scope| self.of_scope(*scope) > 0).any(|scope| {
+            let subject = match (scope, event_id, ident) {
+                (Scope::Event, None, _) | (Scope::Ident, _, None) => return false,
+                (Scope::Ident, _, Some(ident)) => self.key.ident(user, ident),
+                _ => self.key.of(scope, user, item, event_id.unwrap_or_default()),
+            };
+            self.spans.get(&subject).is_some_and(|spans| spans.hold(time, || self.key.of(Scope::Item, "", item, "")))
         })
     }
 }
@@ -234,7 +287,7 @@ mod tests {
         ];
         for (selector, covered, free) in cases {
             let mut fences = Fences::new(key());
-            rules(&key(), &selector).iter().for_each(|rule| fences.insert(rule));
+            rules(&key(), &selector, 1).iter().for_each(|rule| fences.insert(rule));
             assert!(covered.iter().all(|event| fences.cover(event)), "{selector:?}");
             assert!(!free.iter().any(|event| fences.cover(event)), "{selector:?}");
         }
@@ -244,10 +297,61 @@ mod tests {
     fn a_thousand_forgets_of_one_person_are_one_span() {
         let mut fences = Fences::new(key());
         for to in 0..1000 {
-            rules(&key(), &selector(Some("u"), &[], &[], 0, to)).iter().for_each(|rule| fences.insert(rule));
+            rules(&key(), &selector(Some("u"), &[], &[], 0, to), to).iter().for_each(|rule| fences.insert(rule));
         }
-        assert_eq!((fences.len(), fences.spans.values().map(Vec::len).sum::<usize>()), (1000, 1));
+        assert_eq!((fences.len(), fences.spans.values().map(|spans| spans.times.len()).sum::<usize>()), (1000, 1));
+        assert_eq!(fences.oldest(), Some(0));
         assert!(fences.cover(&play("u", "i", None, 999)) && !fences.cover(&play("u", "i", None, 1000)));
+    }
+
+    #[test]
+    fn a_stored_play_is_held_against_by_the_hash_of_its_event_id() {
+        let mut fences = Fences::new(key());
+        rules(&key(), &selector(Some("u"), &["i"], &["e"], 0, 9), 1).iter().for_each(|rule| fences.insert(rule));
+        let suspect = Suspect { user: "u", item: "i", event_id: None, ident: Some(key().event("e")), time: 9 };
+        assert!(fences.hold(suspect));
+        for other in [
+            Suspect { user: "v", ..suspect },
+            Suspect { item: "j", ..suspect },
+            Suspect { ident: Some(key().event("f")), ..suspect },
+            Suspect { ident: None, ..suspect },
+            Suspect { time: 10, ..suspect },
+        ] {
+            assert!(!fences.hold(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_by_event_id_of_before_still_holds() {
+        let old = Rule { scope: Scope::Event, subject: key().of(Scope::Event, "u", "", "e"), from: 0, to: 9, items: None, raised: None };
+        let text = serde_json::to_string(&old).unwrap();
+        assert!(!text.contains("raised"));
+        let mut fences = Fences::new(key());
+        fences.insert(&serde_json::from_str(&text).unwrap());
+        assert!(fences.cover(&play("u", "i", Some("e"), 9)) && !fences.cover(&play("u", "i", Some("f"), 9)));
+        assert_eq!((fences.oldest(), fences.of_scope(Scope::Event)), (None, 1));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn spans_hold_what_any_of_their_rules_does(
+            rules in proptest::collection::vec((0i64..40, 0i64..12, proptest::option::of(0u8..3)), 0..12), time in 0i64..60, item in 0u8..3
+        ) {
+            let rules: Vec<Rule> = rules
+                .into_iter()
+                .map(|(from, length, item)| {
+                    let items = item.map(|item| vec![[item; 16]]);
+                    Rule { scope: Scope::User, subject: [0; 16], from, to: from + length, items, raised: None }
+                })
+                .collect();
+            let mut spans = Spans::default();
+            rules.iter().for_each(|rule| spans.insert(rule));
+            let expected = rules.iter().any(|rule| {
+                (rule.from..=rule.to).contains(&time) && rule.items.as_ref().is_none_or(|items| items.contains(&[item; 16]))
+            });
+            proptest::prop_assert_eq!(spans.hold(time, || [item; 16]), expected);
+            proptest::prop_assert!(spans.times.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "disjoint, ascending: {:?}", spans.times);
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct NewGeneration {
     pub stored: Vec<(Side, u32)>,
     pub requests: Vec<(RequestKey, Request)>,
     pub outbox: Vec<Outgoing>,
+    /// It sends all rows and removes what else readers have: see [`State::publish_afresh`].
+    pub afresh: bool,
 }
 
 /// A name that is gone with its row.
@@ -105,7 +107,11 @@ impl State {
         let candidates =
             if std::mem::take(&mut self.recheck) { Side::BOTH.map(|side| (0..self.dictionary.next(side)).collect()) } else { dirty };
         let published = self.current.as_ref().map(|current| current.factors.clone());
-        let dropped = self.dropped(&candidates, published.as_deref());
+        let there = |side: Side, row: u32| match &self.afresh {
+            Some(afresh) => afresh.rows[side as usize].contains(row),
+            None => published.as_ref().is_some_and(|factors| factors.side(side).is_live(row as usize)),
+        };
+        let dropped = self.dropped(&candidates, there);
         let quick = if little && self.is_worth_an_interim(interim_after) { self.quick() } else { None };
         let same_rank = |factors: &Arc<Factors>| factors.users.rank() == self.params.rank;
         let resumed = if quick.is_none() { self.resume.take() } else { None };
@@ -114,12 +120,16 @@ impl State {
             self.waiting.iter().filter(|(_, request)| request.receipt.status == Status::Erased).map(|(key, _)| *key).collect();
         requests.sort_unstable();
         self.changed = 0;
+        let own = self.current.as_ref().map(|current| current.manifest.generation);
+        let parent = own.max(self.afresh.as_ref().map(|afresh| afresh.generation)).filter(|parent| *parent > 0);
+        let known = if self.afresh.is_some() { None } else { self.current.as_ref() };
         Ok(Job {
-            number: self.current.as_ref().map_or(1, |current| current.manifest.generation + 1),
-            parent: self.current.as_ref().map(|current| current.manifest.generation),
+            number: parent.unwrap_or(0) + 1,
+            parent,
             cut: self.positions.clone(),
             names: Side::BOTH.map(|side| self.dictionary.names(side).clone()),
-            digest: self.current.as_ref().map(|current| current.digest.clone()).unwrap_or_default(),
+            digest: known.map(|current| current.digest.clone()).unwrap_or_default(),
+            afresh: self.afresh.as_ref().map(|afresh| afresh.rows.clone()),
             problem: Problem {
                 initial: self.initial(previous.as_deref()),
                 params: self.params.clone(),
@@ -182,13 +192,13 @@ impl State {
         Ok(changes)
     }
 
-    /// Named rows without data that readers never saw.
-    fn dropped(&self, candidates: &[Vec<u32>; 2], published: Option<&Factors>) -> Vec<(Side, u32)> {
+    /// Named rows without data that readers do not have.
+    fn dropped(&self, candidates: &[Vec<u32>; 2], there: impl Fn(Side, u32) -> bool) -> Vec<(Side, u32)> {
         let mut dropped = Vec::new();
         for (side, rows) in Side::BOTH.into_iter().zip([&self.ratings.users, &self.ratings.items]) {
             for &row in &candidates[side as usize] {
                 let empty = rows.degree(row as usize) == 0 && self.dictionary.name(side, row).is_some();
-                if empty && !published.is_some_and(|factors| factors.side(side).is_live(row as usize)) {
+                if empty && !there(side, row) {
                     dropped.push((side, row));
                 }
             }
@@ -218,13 +228,15 @@ impl State {
         for ((topic, partition), next) in &job.cut {
             cut.entry(topic.clone()).or_default().insert(*partition, *next);
         }
+        let afresh = job.afresh.is_some().then(|| self.afresh.take()).flatten();
+        let upto = || self.current.as_ref().map(|current| current.manifest.upto.clone()).unwrap_or_default();
         let count = |change| rows.iter().filter(|row| row.2 == change).count() as u64;
         let manifest = Manifest {
             generation: job.number,
             parent: job.parent,
             created: instant(now),
             cut,
-            upto: self.current.as_ref().map(|current| current.manifest.upto.clone()).unwrap_or_default(),
+            upto: afresh.as_ref().map_or_else(upto, |afresh| afresh.upto.clone()),
             model: Model {
                 params: job.problem.params.clone(),
                 mean: (job.problem.params.objective == Objective::Explicit).then_some(solution.mean),
@@ -257,7 +269,7 @@ impl State {
         outbox.extend(requests.iter().map(|(_, request)| Outgoing::Receipt(request.receipt.clone())));
         outbox.push(Outgoing::Manifest { generation });
         self.current = Some(Current { manifest, factors: Arc::new(solution.factors), digest });
-        NewGeneration { stored, requests, outbox }
+        NewGeneration { stored, requests, outbox, afresh: afresh.is_some() }
     }
 
     /// Requests that this generation serves. Without a certificate there is no claim: they go on waiting.
@@ -271,8 +283,9 @@ impl State {
         for key in &job.requests {
             let Some(request) = self.waiting.get_mut(key) else { continue };
             let receipt = &mut request.receipt;
-            receipt.removed.users = count(Side::User, &request.users);
-            receipt.removed.items = count(Side::Item, &request.items);
+            // A request that is served again, after a restore, has been counted.
+            receipt.removed.users = receipt.removed.users.max(count(Side::User, &request.users));
+            receipt.removed.items = receipt.removed.items.max(count(Side::Item, &request.items));
             (request.users, request.items) = Default::default();
             receipt.status = Status::Unlearned;
             receipt.stages.unlearned = Some(instant(now));

@@ -12,7 +12,7 @@ use super::factors::{Factors, Side, Table};
 use super::local::{self, Base, Local, Step};
 use super::ratings::Change;
 use super::receipt::RequestKey;
-use super::step::{Positions, RowChange};
+use super::step::{Marks, Positions, RowChange};
 use super::unlearn::{self, Problem, Solution, Watch};
 
 /// All that a generation is made from; independent of the state from here on.
@@ -29,6 +29,8 @@ pub struct Job {
     /// Rows that lost their data before they were ever published.
     pub(super) dropped: Vec<(Side, u32)>,
     pub(super) requests: Vec<RequestKey>,
+    /// What readers have is not `published`: only the numbers of their rows are known, and all rows go out anew.
+    pub(super) afresh: Option<[Marks; 2]>,
     /// Only what changed is to be solved, for an interim generation.
     pub(super) quick: Option<Quick>,
 }
@@ -108,9 +110,11 @@ impl Job {
             Difference { rows: self.dropped.iter().map(|&(side, row)| (side, row, RowChange::Drop)).collect(), ..Difference::default() };
         for side in Side::BOTH {
             let (old, new) = (self.published.as_ref().map(|factors| factors.side(side)), solution.factors.side(side));
-            let all = || (0..new.len().max(old.map_or(0, Table::len)) as u32).collect();
+            let there = self.afresh.as_ref().map(|rows| &rows[side as usize]);
+            let named = self.names[side as usize].len();
+            let all = || (0..new.len().max(old.map_or(0, Table::len)).max(named) as u32).collect();
             let rows: Vec<u32> = local.as_ref().map_or_else(all, |local| local.rows(side));
-            told.append(difference(side, old, new, &rows, &self.names[side as usize]));
+            told.append(difference(side, old, new, there, &rows, &self.names[side as usize]));
         }
         let mut digest = self.digest.clone();
         digest.merge(&told.digest);
@@ -160,8 +164,8 @@ impl Difference {
     }
 }
 
-/// What differs in these rows.
-fn difference(side: Side, old: Option<&Table>, new: &Table, rows: &[u32], names: &[Option<Arc<str>>]) -> Difference {
+/// What differs in these rows; with `there`, readers have those rows and nothing is known of their values.
+fn difference(side: Side, old: Option<&Table>, new: &Table, there: Option<&Marks>, rows: &[u32], names: &[Option<Arc<str>>]) -> Difference {
     let parts: Vec<Difference> = rows
         .par_chunks(512)
         .map(|rows| {
@@ -173,12 +177,15 @@ fn difference(side: Side, old: Option<&Table>, new: &Table, rows: &[u32], names:
                     (Some(old), Some(new)) => old.len() == new.len() && old.iter().zip(new).all(|(a, b)| a.to_bits() == b.to_bits()),
                     _ => false,
                 };
-                if same {
-                    continue;
+                if !same {
+                    found.stored.push((side, row));
                 }
-                found.stored.push((side, row));
-                let (before, after) = (old.and_then(|old| old.published(at)), new.published(at));
-                if before == after {
+                let (before, after) = match there {
+                    Some(there) if new.is_live(at) || there.contains(row) => (None, new.published(at)),
+                    None if !same => (old.and_then(|old| old.published(at)), new.published(at)),
+                    _ => continue,
+                };
+                if before == after && there.is_none() {
                     continue;
                 }
                 // A row that exists has a name: names go only once their tombstone is out.

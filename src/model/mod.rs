@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod afresh;
 pub mod als;
 pub mod anderson;
 pub mod certificate;

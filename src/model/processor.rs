@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::afresh::Afresh;
 use super::dictionary::{Dictionary, NumbersExhausted};
 use super::event::{self, Forget, Refusal, Selector};
 use super::factors::{Factors, Side};
@@ -63,6 +64,8 @@ pub struct State {
     pub(super) resume: Option<Arc<Factors>>,
     /// What a solve of everything is expected to take.
     pub(super) solve_seconds: f64,
+    /// What readers have, when that is not what `current` says.
+    pub(super) afresh: Option<Afresh>,
 }
 
 /// What a restart finds in the store.
@@ -106,6 +109,7 @@ impl State {
             base: None,
             resume: None,
             solve_seconds,
+            afresh: None,
         })
     }
 
@@ -119,6 +123,11 @@ impl State {
 
     pub fn fences(&self) -> &Fences {
         &self.fences
+    }
+
+    /// Puts the fences that are left in the place of those that were.
+    pub fn keep_fences(&mut self, fences: Fences) {
+        self.fences = fences;
     }
 
     pub fn current(&self) -> Option<&Current> {
@@ -270,7 +279,7 @@ impl State {
             earlier.into_iter().for_each(|at| fold.asked[at].places.push(place));
             return Ok(());
         }
-        for rule in fence::rules(self.fences.key(), &forget.selector) {
+        for rule in fence::rules(self.fences.key(), &forget.selector, fold.now) {
             self.fences.insert(&rule);
             fold.step.rules.push(rule);
         }
@@ -369,6 +378,7 @@ fn accepted(forget: &Forget, content: [u8; 32], now: Millis) -> Request {
         certificate: None,
         exactness: vec!["E0".to_owned()],
         purged_from: Vec::new(),
+        backups: None,
         error: None,
     };
     Request { content, receipt, users: Vec::new(), items: Vec::new() }
@@ -401,6 +411,7 @@ fn rejected(forget: &Forget) -> Receipt {
         certificate: None,
         exactness: Vec::new(),
         purged_from: Vec::new(),
+        backups: None,
         error: Some("this request_id was used for another request; send it again under a new one".to_owned()),
     }
 }

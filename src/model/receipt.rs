@@ -131,6 +131,13 @@ impl Certificate {
     }
 }
 
+/// Backups that were taken of a state and may still be somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backups {
+    pub count: u64,
+    pub newest: Timestamp,
+}
+
 /// What a requester gets to read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -147,6 +154,9 @@ pub struct Receipt {
     /// topic, `names` also the tombstones there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub purged_from: Vec<String>,
+    /// Backups from before it was purged: they hold what it forgot until they are deleted, which nobody looks at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

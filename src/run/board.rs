@@ -12,7 +12,7 @@ use crate::model::Millis;
 use crate::model::factors::{Factors, Side};
 use crate::model::fence::HashKey;
 use crate::model::generation::Current;
-use crate::model::receipt::Manifest;
+use crate::model::receipt::{Backups, Manifest};
 use crate::model::recommend::{Measure, top};
 use crate::run::keyring::Keyring;
 use crate::run::service::stamp;
@@ -62,6 +62,8 @@ struct Shown {
     sizes: Vec<(&'static str, u64)>,
     fences: u64,
     sink_trouble: Option<String>,
+    /// Why nothing is served: the state came from a backup.
+    restoring: Option<String>,
     /// The loop ended and why.
     ended: Option<String>,
     frozen: Option<Millis>,
@@ -74,6 +76,7 @@ struct Shown {
     keys: Value,
     /// See [`super::purging`].
     purging: Value,
+    backups: Option<Backups>,
 }
 
 /// The shared board.
@@ -135,8 +138,16 @@ impl Board {
         self.shown().sink_trouble = reason;
     }
 
+    pub(super) fn restoring(&self, reason: Option<String>) {
+        self.shown().restoring = reason;
+    }
+
     pub(super) fn ended(&self, reason: String) {
         self.shown().ended = Some(reason);
+    }
+
+    pub(super) fn backups(&self, backups: Option<Backups>) {
+        self.shown().backups = backups;
     }
 
     pub(super) fn purging(&self, purging: Value) {
@@ -168,6 +179,9 @@ impl Board {
 fn trouble(shown: &Shown) -> Option<String> {
     if let Some(ended) = &shown.ended {
         return Some(ended.clone());
+    }
+    if let Some(restoring) = &shown.restoring {
+        return Some(restoring.clone());
     }
     if shown.observed.is_none() {
         return Some("starting".to_owned());
@@ -226,6 +240,8 @@ impl Views for Board {
             "digest": manifest.map(|manifest| &manifest.digest),
             "forgets": {"pending": shown.pending, "oldest_seconds": shown.oldest_seconds},
             "purge": shown.purging,
+            "restoring": shown.restoring,
+            "backups": shown.backups,
             "fences": shown.fences,
             "lag": lag,
             "rebalances": shown.source.rebalances,
@@ -249,7 +265,14 @@ impl Views for Board {
     }
 
     fn recommendations(&self, user: &str, n: usize) -> Result<Option<Vec<(String, f64)>>, String> {
-        let Some(model) = self.shown().model.clone() else { return Ok(None) };
+        let (model, restoring) = {
+            let shown = self.shown();
+            (shown.model.clone(), shown.restoring.clone())
+        };
+        if let Some(reason) = restoring {
+            return Err(reason);
+        }
+        let Some(model) = model else { return Ok(None) };
         let position = model.names[Side::User as usize].iter().position(|name| name.as_deref() == Some(user));
         let Some((number, row)) = position.and_then(|number| Some((number, model.factors.users.row(number)?))) else { return Ok(None) };
         let known = known_items(&*self.store, number as u32).map_err(|e| e.to_string())?;

@@ -1,4 +1,4 @@
-//! Keys of an installation: the hash key beside the state, and the key that signs receipts.
+//! Keys of an installation: the hash key beside the state, in a file of its own, and the key that signs receipts.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,9 +7,42 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
 
+use crate::model::fence::HashKey;
 use crate::run::keyring::key_id;
-use crate::store::StoreError;
-use crate::store::rocks::write_private;
+use crate::store::rocks::{secret, write_private};
+use crate::store::tables::key_check;
+use crate::store::{Store, StoreError};
+
+/// File of the hash key in the state directory.
+pub const HASH_KEY_FILE: &str = "hash.key";
+
+/// What to do about a state directory without a hash key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A new state gets one.
+    Made,
+    Refused,
+}
+
+/// The key of all keyed hashes in a state: fences, event ids, requests. A state that was made with a key opens with no other,
+/// and never gets a new one.
+///
+/// # Errors
+/// [`StoreError::HashKey`] when it is missing or another, [`StoreError::Damaged`] when the file holds no key; nothing is
+/// written then.
+pub fn hash_key(store: &dyn Store, state: &Path, missing: Missing) -> Result<HashKey, StoreError> {
+    let path = state.join(HASH_KEY_FILE);
+    let refused = |trouble| StoreError::HashKey { path: path.display().to_string(), trouble };
+    let check = key_check(store)?;
+    if !path.exists() && (check.is_some() || missing == Missing::Refused) {
+        return Err(refused("missing"));
+    }
+    let key = HashKey::new(secret(&path, random)?);
+    if check.is_some_and(|check| check != key.check()) {
+        return Err(refused("not the one that the state was made with"));
+    }
+    Ok(key)
+}
 
 /// DER of an Ed25519 private key (RFC 8410) up to its 32 bytes.
 const PKCS8: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -94,9 +127,44 @@ fn read(path: &Path) -> Result<[u8; 32], StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 
     use super::*;
+    use crate::model::Objective;
+    use crate::store::rocks::RocksStore;
+    use crate::store::tables::Tables;
+
+    fn state(dir: &Path, key: &HashKey) -> Arc<dyn Store> {
+        let store: Arc<dyn Store> = Arc::new(RocksStore::open(dir).unwrap());
+        Tables::new(store.clone(), Objective::Implicit, key).unwrap();
+        store
+    }
+
+    #[test]
+    fn a_state_opens_with_its_own_hash_key_only_and_never_gets_another() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = dir.path().join(HASH_KEY_FILE);
+        let store: Arc<dyn Store> = Arc::new(RocksStore::open(dir.path()).unwrap());
+        assert!(matches!(hash_key(&*store, dir.path(), Missing::Refused), Err(StoreError::HashKey { .. })));
+        assert!(!path.exists());
+        let key = hash_key(&*store, dir.path(), Missing::Made).unwrap();
+        drop(store);
+        let store = state(dir.path(), &key);
+        assert_eq!(hash_key(&*store, dir.path(), Missing::Refused).unwrap().check(), key.check());
+        std::fs::rename(&path, other.path().join("kept")).unwrap();
+        for missing in [Missing::Made, Missing::Refused] {
+            let error = hash_key(&*store, dir.path(), missing).unwrap_err();
+            assert!(matches!(error, StoreError::HashKey { .. }) && error.to_string().contains("is missing"), "{error}");
+            assert!(!path.exists(), "no new key in the place of a lost one");
+        }
+        secret(&path, || Ok([3; 32])).unwrap();
+        let error = hash_key(&*store, dir.path(), Missing::Made).unwrap_err();
+        assert!(matches!(error, StoreError::HashKey { .. }) && error.to_string().contains("not the one"), "{error}");
+        let foreign = Tables::new(store, Objective::Implicit, &HashKey::new([3; 32]));
+        assert!(matches!(foreign.err().unwrap(), StoreError::HashKey { .. }));
+    }
 
     #[test]
     fn a_key_is_made_once_and_its_signatures_verify() {

@@ -2,18 +2,22 @@
 
 pub mod allocator;
 mod backoff;
+pub mod backup;
 pub mod board;
 #[cfg(test)]
 mod hostile_tests;
+mod keeping;
 pub mod keyring;
 pub mod keys;
 pub mod parcel;
 pub mod purger;
 pub mod purging;
+pub mod restoring;
 pub mod service;
 #[cfg(test)]
 mod simulation;
 pub mod solver;
+pub mod survey;
 mod telling;
 
 use std::net::SocketAddr;
@@ -35,27 +39,28 @@ use crate::kafka::source::{KafkaSource, SourceError, SourceLimits};
 use crate::metrics::{Metrics, MetricsError};
 use crate::model::Millis;
 use crate::model::event::Refusal;
-use crate::model::fence::HashKey;
 use crate::model::processor::{InputTopics, State};
-use crate::store::rocks::{RocksStore, secret};
+use crate::store::rocks::RocksStore;
 use crate::store::tables::Tables;
 use crate::store::{Family, Store, StoreError};
 
+use backup::Desk;
 use board::Board;
 use keyring::Keyring;
-use keys::Signer;
+pub use keys::HASH_KEY_FILE;
+use keys::{Missing, Signer};
 use purger::{ThreadPurger, Worker};
 use service::{Parts, Ports, Service, TurnError};
 use solver::{Progress, ThreadSolver};
 
-/// File of the hash key in the state directory.
-pub const HASH_KEY_FILE: &str = "hash.key";
 /// File of the signing key in the state directory, unless configured elsewhere.
 pub const SIGNING_KEY_FILE: &str = "receipts.pem";
 /// Longest sleep of the loop: time alone can make a generation due.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// Time between two looks at gauges.
 const OBSERVE_EVERY: Millis = 500;
+/// Time between two looks for what a backup that did not end well has left.
+const TIDY_EVERY: Millis = 60_000;
 /// Time that a stop waits for the outbox to drain.
 const DRAIN: Millis = 10_000;
 
@@ -107,7 +112,8 @@ pub struct Running {
 /// [`RunError`]; nothing runs then.
 pub fn start(config: Config) -> Result<Running, RunError> {
     let store: Arc<dyn Store> = Arc::new(RocksStore::open(&config.store.path)?);
-    let key = HashKey::new(secret(&config.store.path.join(HASH_KEY_FILE), keys::random)?);
+    let desk = Desk::open(&config.store.path);
+    let key = keys::hash_key(&*store, &config.store.path, Missing::Made)?;
     let signing_key = config.receipts.signing_key.clone().unwrap_or_else(|| config.store.path.join(SIGNING_KEY_FILE));
     let signer = Signer::open(&signing_key)?;
     let keyring = Keyring::kept(&config.store.path, &signer.public(), now())?;
@@ -142,16 +148,18 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let source = KafkaSource::start(member, read, state.positions().clone(), SourceLimits::default(), bell.clone())?;
     let transactional_id = config.kafka.transactions.then(|| format!("{}-{installation}", config.kafka.group));
     let worker = Worker::new(store, Prover::new(settings.clone(), config.topics.factors.clone()), key);
+    let worker = worker.with_topics(settings.clone(), config.topics.clone());
     let purger = ThreadPurger::start(worker, bell.clone()).map_err(RunError::Spawn)?;
     let sink = KafkaSink::start(settings, transactional_id, bell.clone());
     let (topics, timing, purge) = (config.topics.clone(), config.generation.clone(), config.purge.clone());
-    let service = Service::new(Parts { state, tables, topics, timing, purge, signer, metrics, board: board.clone() }, now())?;
+    let mut service = Service::new(Parts { state, tables, topics, timing, purge, signer, metrics, board: board.clone() }, now())?;
+    service.keep(config.keep.clone());
     let guard = guard(config.http.token_file.as_deref())?;
     let server = Server::start(config.http.listen, guard, board.clone())?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, ended) = sync_channel(1);
-    let looping = Loop { service, source, sink, solver, purger, stop: stop.clone(), bell: bell.clone() };
+    let looping = Loop { service, source, sink, solver, purger, desk, stop: stop.clone(), bell: bell.clone() };
     let told = board.clone();
     let thread = std::thread::Builder::new()
         .name("loop".into())
@@ -232,13 +240,14 @@ struct Loop {
     sink: KafkaSink,
     solver: ThreadSolver,
     purger: ThreadPurger,
+    desk: Desk,
     stop: Arc<AtomicBool>,
     bell: Bell,
 }
 
 impl Loop {
     fn run(self) -> Result<(), TurnError> {
-        let Loop { mut service, mut source, mut sink, mut solver, mut purger, stop, bell } = self;
+        let Loop { mut service, mut source, mut sink, mut solver, mut purger, desk, stop, bell } = self;
         let mut observed = 0;
         let mut drain_until = None;
         loop {
@@ -248,6 +257,10 @@ impl Loop {
             let progress = service.turn(&mut ports, at, !stopping)?;
             if at - observed >= OBSERVE_EVERY {
                 service.observe(&source, at);
+                desk.serve(|to| service.back_up(to, at));
+                if at / TIDY_EVERY != observed / TIDY_EVERY {
+                    desk.tidy();
+                }
                 observed = at;
             }
             if stopping && (service.is_drained() || at > *drain_until.get_or_insert(at + DRAIN)) {

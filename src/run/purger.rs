@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use super::survey::{Survey, survey};
+use crate::config::Topics;
 use crate::kafka::Bell;
 use crate::kafka::admin::{Finding, ProofError, Prover, Question};
+use crate::kafka::client::ClientSettings;
+use crate::model::Millis;
 use crate::model::fence::{HashKey, Subject};
 use crate::store::residue::GoneRow;
 use crate::store::{Erased, KeyRange, Store, StoreError};
@@ -23,6 +27,8 @@ pub enum Order {
     Disk(Vec<KeyRange>),
     /// Make the segments of the factors topic roll, and look what is left there.
     Topic(TopicOrder),
+    /// No purge: look what a state of a backup has missed since, and what readers have.
+    Survey { since: Millis },
 }
 
 /// See [`Question`].
@@ -45,6 +51,7 @@ pub enum Purged {
         result: Result<Finding, String>,
         seconds: f64,
     },
+    Survey(Result<Survey, String>),
     /// The thread is gone; in words for an operator.
     Lost(String),
 }
@@ -60,13 +67,19 @@ pub trait Purger {
 pub struct Worker {
     store: Arc<dyn Store>,
     prover: Prover,
+    surveyor: Option<(ClientSettings, Topics)>,
     key: HashKey,
     stop: Arc<AtomicBool>,
 }
 
 impl Worker {
     pub fn new(store: Arc<dyn Store>, prover: Prover, key: HashKey) -> Worker {
-        Worker { store, prover, key, stop: Arc::default() }
+        Worker { store, prover, surveyor: None, key, stop: Arc::default() }
+    }
+
+    /// Lets it look at all topics.
+    pub fn with_topics(self, settings: ClientSettings, topics: Topics) -> Worker {
+        Worker { surveyor: Some((settings, topics)), ..self }
     }
 
     #[allow(clippy::disallowed_methods, reason = "run is the room that reads the clock")]
@@ -75,8 +88,14 @@ impl Worker {
         let seconds = || began.elapsed().as_secs_f64();
         match order {
             Order::Disk(ranges) => Purged::Disk { result: self.erase(&ranges), seconds: seconds() },
+            Order::Survey { since } => Purged::Survey(self.survey(since)),
             Order::Topic(order) => Purged::Topic { result: self.look(&order).map_err(|e| e.to_string()), seconds: seconds() },
         }
+    }
+
+    fn survey(&self, since: Millis) -> Result<Survey, String> {
+        let (settings, topics) = self.surveyor.as_ref().ok_or("nobody said which topics there are")?;
+        survey(settings, topics, &self.key, since).map_err(|error| error.to_string())
     }
 
     /// # Errors

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::purger::{Order, Purged, Purger, TopicOrder};
 use super::service::{Service, TurnError};
-use crate::config::{Purge, TopicProof};
+use crate::config::{Keep, Purge, TopicProof};
 use crate::kafka::admin::Finding;
 use crate::metrics::Happening;
 use crate::model::Millis;
@@ -238,7 +238,7 @@ impl Service {
     fn advance(&mut self, now: Millis) -> Result<(), TurnError> {
         let some = AT_ONCE.min(self.purging.proven.len());
         let keys: Vec<RequestKey> = self.purging.proven.drain(..some).collect();
-        let requests = purged_requests(&self.tables, &keys, self.purging.settings.proof, now)?;
+        let requests = purged_requests(&self.tables, &keys, self.purging.settings.proof, &self.keep, now)?;
         self.tables.commit_purged(&requests)?;
         self.outbox += requests.len() as u64;
         requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
@@ -262,6 +262,7 @@ pub fn purged_requests(
     tables: &Tables,
     keys: &[RequestKey],
     proof: TopicProof,
+    keep: &Keep,
     now: Millis,
 ) -> Result<Vec<(RequestKey, Request)>, StoreError> {
     let from: &[&str] = match proof {
@@ -269,12 +270,14 @@ pub fn purged_requests(
         TopicProof::Rows => &["disk", "rows"],
         TopicProof::Names => &["disk", "rows", "names"],
     };
+    let backups = tables.backups(keep.backups_since(now))?;
     let mut requests = Vec::with_capacity(keys.len());
     for key in keys {
         let Some(mut request) = tables.request(key)?.filter(|request| request.receipt.status == Status::Published) else { continue };
         request.receipt.status = Status::Purged;
         request.receipt.stages.purged = Some(instant(now));
         request.receipt.purged_from = from.iter().map(|&what| what.to_owned()).collect();
+        request.receipt.backups = backups;
         requests.push((*key, request));
     }
     Ok(requests)

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{Generation, Purge, Topics};
+use crate::config::{Generation, Keep, Purge, Topics};
 use crate::kafka::{Batch, Parcel, Parceled, Positions, Sink, Source};
-use crate::metrics::{Committed, Happening, Metrics};
+use crate::metrics::{Happening, Metrics};
 use crate::model::factors::Side;
 use crate::model::processor::{FoldError, State};
-use crate::model::receipt::{Manifest, Status};
+use crate::model::receipt::Status;
 use crate::model::step::{Input, Outgoing, RowChange, Tally};
 use crate::model::{Millis, receipt};
 use crate::run::allocator;
@@ -19,7 +19,9 @@ use crate::run::keys::Signer;
 use crate::run::parcel::{Packer, factor_ends};
 use crate::run::purger::Purger;
 use crate::run::purging::Purging;
+use crate::run::restoring::{ForgetsLost, Restoring};
 use crate::run::solver::{Solved, Solver};
+use crate::run::telling::committed;
 use crate::store::StoreError;
 use crate::store::tables::Tables;
 
@@ -45,6 +47,8 @@ pub enum TurnError {
     /// Another process goes on from a copy of this state, or of another one, on the same topics.
     #[error("{0}")]
     Superseded(String),
+    #[error(transparent)]
+    ForgetsLost(#[from] ForgetsLost),
 }
 
 /// Events taken in and when.
@@ -83,7 +87,7 @@ pub struct Parts {
 pub struct Service {
     pub(super) state: State,
     pub(super) tables: Tables,
-    topics: Topics,
+    pub(super) topics: Topics,
     timing: Generation,
     signer: Signer,
     pub(super) metrics: Arc<Metrics>,
@@ -110,6 +114,9 @@ pub struct Service {
     sink_pause: Backoff,
     solver_pause: Backoff,
     pub(super) purging: Purging,
+    pub(super) keep: Keep,
+    /// See [`super::restoring`].
+    pub(super) restoring: Option<Restoring>,
 }
 
 impl Service {
@@ -121,6 +128,7 @@ impl Service {
         let Parts { state, tables, topics, timing, purge, signer, metrics, board } = parts;
         let purging = Purging::new(purge, &tables, now)?;
         let backlog = tables.backlog()?;
+        let restoring = tables.comeback()?.map(Restoring::new);
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {
             first_change: state.is_behind().then_some(now),
@@ -145,7 +153,14 @@ impl Service {
             sink_pause: Backoff::default(),
             solver_pause: Backoff::default(),
             purging,
+            keep: Keep::default(),
+            restoring,
         };
+        if let Some(restoring) = &service.restoring {
+            tracing::warn!("this state came from a backup: nothing is served or published before it has caught up with the forgets");
+            service.board.restoring(Some(restoring.reason()));
+            return Ok(service);
+        }
         service.show_model();
         if let Some(current) = service.state.current() {
             service.metrics.observe(&Happening::GenerationFound(committed(&current.manifest, &[])));
@@ -163,7 +178,8 @@ impl Service {
 
     /// Everything that is stored is published, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        self.solving.is_none() && self.sending.is_none() && self.outbox == 0 && !self.state.is_behind()
+        let idle = self.solving.is_none() && self.sending.is_none() && self.restoring.is_none();
+        idle && self.outbox == 0 && !self.state.is_behind()
     }
 
     /// Nothing is left to hand out.
@@ -178,6 +194,7 @@ impl Service {
     pub fn turn(&mut self, ports: &mut Ports<'_>, now: Millis, take_in: bool) -> Result<bool, TurnError> {
         let mut progress = false;
         self.contested |= ports.source.contested();
+        self.expire_fences(now)?;
         if take_in
             && self.outbox < OUTBOX_LIMIT
             && self.letter_bytes < LETTER_LIMIT
@@ -203,7 +220,10 @@ impl Service {
             progress = true;
         }
         self.give_way(ports.solver, now);
-        progress |= self.purge(ports.purger, now)?;
+        progress |= match self.restoring {
+            None => self.purge(ports.purger, now)?,
+            Some(_) => self.restore(ports.purger, &ports.source.state(), now)?,
+        };
         self.board.phase(self.phase());
         Ok(progress)
     }
@@ -244,8 +264,16 @@ impl Service {
         Ok(())
     }
 
+    /// The next generation is due whatever the delays.
+    pub(super) fn at_once(&mut self) {
+        self.urgent = true;
+    }
+
     /// One generation at a time is under way, from its freeze until readers have it.
     fn is_due(&self, now: Millis) -> bool {
+        if self.restoring.as_ref().is_some_and(|restoring| !restoring.may_solve()) {
+            return false;
+        }
         if self.solving.is_some() || !self.solver_pause.is_over(now) || self.unpublished || !self.state.is_behind() {
             return false;
         }
@@ -398,6 +426,7 @@ impl Service {
         self.outbox += published.outbox.len() as u64;
         self.unpublished = false;
         allocator::give_back_after(rows.len() as u64);
+        self.restored();
         self.purging.published(&published.requests, now);
         published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
         for (seen, count) in std::mem::take(&mut self.ages_under_way) {
@@ -420,31 +449,6 @@ impl Service {
     }
 }
 
-/// A generation as the metrics tell it.
-fn committed<'a>(manifest: &'a Manifest, phases: &'a [(&'static str, f64)]) -> Committed<'a> {
-    let (certificate, counts) = (&manifest.certificate, &manifest.counts);
-    Committed {
-        number: manifest.generation,
-        created_seconds: manifest.created.as_millisecond() as f64 / 1e3,
-        sweeps: u64::from(certificate.sweeps),
-        residual: certificate.residual,
-        tolerance: certificate.tolerance,
-        objective: certificate.objective,
-        gap: certificate.gap,
-        rank: manifest.model.params.rank as u64,
-        effective_rank: certificate.effective_rank.unwrap_or(0) as u64,
-        rank_binds: certificate.rank_binds,
-        refused: certificate.refused.as_deref(),
-        warning: certificate.warning.as_deref(),
-        users: counts.users,
-        items: counts.items,
-        interactions: counts.interactions,
-        phases,
-        certified: certificate.holds(),
-        interim: manifest.interim,
-    }
-}
-
 /// The time of a receipt or manifest.
 pub fn stamp(now: Millis) -> String {
     receipt::instant(now).to_string()
@@ -453,6 +457,10 @@ pub fn stamp(now: Millis) -> String {
 #[cfg(test)]
 #[path = "service_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fences_tests.rs"]
+mod fences_tests;
 
 #[cfg(test)]
 #[path = "interim_tests.rs"]

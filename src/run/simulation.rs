@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::board::Board;
 use super::keys::Signer;
-use super::purger::Idle;
-use super::service::{Parts, Ports, Service};
+use super::purger::{Idle, Purger};
+use super::service::{Parts, Ports, Service, TurnError};
 use super::solver::{Progress, Solved, Solver};
 use crate::config::{Generation, Purge, TopicProof, Topics};
 use crate::kafka::{Batch, OutRecord, Parcel, Parceled, Positions, Record, Sink, Source, SourceState};
@@ -86,7 +86,7 @@ pub(in crate::run) struct Shell {
     pub fail_send: bool,
 }
 
-pub(in crate::run) struct In<'w>(&'w mut Shell, &'w World);
+pub(in crate::run) struct In<'w>(pub &'w mut Shell, pub &'w World);
 
 impl Source for In<'_> {
     fn poll(&mut self) -> Option<Batch> {
@@ -118,9 +118,9 @@ impl Source for In<'_> {
 }
 
 pub(in crate::run) struct Solve<'w> {
-    job: &'w mut Option<Job>,
-    may: bool,
-    cancelled: &'w mut bool,
+    pub job: &'w mut Option<Job>,
+    pub may: bool,
+    pub cancelled: &'w mut bool,
 }
 
 /// Ends a solve after two sweeps.
@@ -153,7 +153,7 @@ impl Solver for Solve<'_> {
     }
 }
 
-pub(in crate::run) struct Out<'w>(&'w mut Option<Parcel>, &'w mut BTreeMap<String, Vec<OutRecord>>, &'w mut bool);
+pub(in crate::run) struct Out<'w>(pub &'w mut Option<Parcel>, pub &'w mut BTreeMap<String, Vec<OutRecord>>, pub &'w mut bool);
 
 impl Sink for Out<'_> {
     fn send(&mut self, parcel: Parcel) {
@@ -203,14 +203,26 @@ pub(in crate::run) fn open(world: &World, params: &Params, interim_after: Durati
 
 /// One turn; `solve` says whether a running solve may finish in it.
 pub(in crate::run) fn turn(world: &mut World, service: &mut Service, shell: &mut Shell, now: Millis, solve: bool) -> bool {
+    turn_with(world, service, shell, now, solve, &mut Idle).unwrap()
+}
+
+/// As [`turn`], with somebody who purges.
+pub(in crate::run) fn turn_with(
+    world: &mut World,
+    service: &mut Service,
+    shell: &mut Shell,
+    now: Millis,
+    solve: bool,
+    purger: &mut dyn Purger,
+) -> Result<bool, TurnError> {
     let mut outputs = std::mem::take(&mut world.outputs);
     let (mut job, mut cancelled, mut parcel, mut fail) = (shell.job.take(), shell.cancelled, shell.parcel.take(), shell.fail_send);
     let progress = {
         let mut source = In(shell, world);
         let mut solver = Solve { job: &mut job, may: solve, cancelled: &mut cancelled };
         let mut sink = Out(&mut parcel, &mut outputs, &mut fail);
-        let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger: &mut Idle };
-        service.turn(&mut ports, now, true).unwrap()
+        let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger };
+        service.turn(&mut ports, now, true)
     };
     (shell.job, shell.cancelled, shell.parcel, shell.fail_send) = (job, cancelled, parcel, fail);
     world.outputs = outputs;

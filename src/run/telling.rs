@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::service::Service;
 use crate::kafka::Source;
-use crate::metrics::Happening;
+use crate::metrics::{Committed, Happening};
 use crate::model::Millis;
 use crate::model::event::Refusal;
-use crate::model::receipt::{Receipt, RequestKey, Status};
+use crate::model::receipt::{Manifest, Receipt, RequestKey, Status};
 use crate::model::step::{Outgoing, Step, Tally};
 
 impl Service {
@@ -77,6 +77,7 @@ impl Service {
             lag.push((topic.clone(), *partition, next, end));
         }
         self.metrics.observe(&Happening::Outbox { records: self.outbox });
+        self.metrics.observe(&Happening::Fences { rules: self.state.fences().len() });
         let mut stages: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut oldest = None;
         for request in self.state.waiting().values() {
@@ -89,6 +90,12 @@ impl Service {
         let unpurged_seconds = published.map_or(0.0, |at| (now - at).max(0) as f64 / 1e3);
         self.metrics.observe(&Happening::Unpurged { oldest_seconds: unpurged_seconds });
         self.board.purging(self.purging.shown());
+        // A store that cannot be read ends the loop at its next step.
+        if let Ok(backups) = self.tables.backups(self.keep.backups_since(now)) {
+            let newest = backups.map_or(0.0, |backups| backups.newest.as_millisecond() as f64 / 1e3);
+            self.metrics.observe(&Happening::Backups { count: backups.map_or(0, |backups| backups.count), newest_seconds: newest });
+            self.board.backups(backups);
+        }
         let stages: Vec<_> = stages.into_iter().collect();
         self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
         let sizes = self.tables.store().sizes();
@@ -97,6 +104,31 @@ impl Service {
         }
         let sizes = sizes.iter().map(|(family, bytes)| (family.name(), *bytes)).collect();
         self.board.observed(&state, lag, &stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
+    }
+}
+
+/// A generation as the metrics tell it.
+pub(super) fn committed<'a>(manifest: &'a Manifest, phases: &'a [(&'static str, f64)]) -> Committed<'a> {
+    let (certificate, counts) = (&manifest.certificate, &manifest.counts);
+    Committed {
+        number: manifest.generation,
+        created_seconds: manifest.created.as_millisecond() as f64 / 1e3,
+        sweeps: u64::from(certificate.sweeps),
+        residual: certificate.residual,
+        tolerance: certificate.tolerance,
+        objective: certificate.objective,
+        gap: certificate.gap,
+        rank: manifest.model.params.rank as u64,
+        effective_rank: certificate.effective_rank.unwrap_or(0) as u64,
+        rank_binds: certificate.rank_binds,
+        refused: certificate.refused.as_deref(),
+        warning: certificate.warning.as_deref(),
+        users: counts.users,
+        items: counts.items,
+        interactions: counts.interactions,
+        phases,
+        certified: certificate.holds(),
+        interim: manifest.interim,
     }
 }
 

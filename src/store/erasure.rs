@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, FlushOptions, LiveFile, WriteOptions, properties};
 
+use super::backups::CHECKPOINT;
 use super::rocks::{failed, handle, io};
 use super::{Family, StoreError, after};
 
@@ -293,6 +294,8 @@ struct Folder {
     manifests: Vec<u64>,
     /// Logs that RocksDB keeps for replication; it is told to keep none.
     archived: bool,
+    /// A copy that a backup is made from: it keeps what was deleted.
+    copied: bool,
 }
 
 impl Folder {
@@ -305,6 +308,7 @@ impl Folder {
             folder.tables.extend(numbered(name, "", ".sst"));
             folder.logs.extend(numbered(name, "", ".log"));
             folder.manifests.extend(numbered(name, "MANIFEST-", ""));
+            folder.copied |= name.starts_with(CHECKPOINT);
             if name == "archive" {
                 folder.archived = std::fs::read_dir(path.join(name)).map_err(unread)?.next().is_some();
             }
@@ -344,6 +348,8 @@ fn look(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder) ->
         Some(format!("the log {log} is still in the directory"))
     } else if let Some(manifest) = folder.manifests.iter().find(|manifest| **manifest <= newest_of(&before.manifests)) {
         Some(format!("the manifest {manifest} is still in the directory"))
+    } else if folder.copied {
+        Some("a backup is being taken, from a copy that keeps what was deleted; it is tried again later".to_owned())
     } else if folder.archived {
         Some("logs are kept in `archive`; remove that directory".to_owned())
     } else {

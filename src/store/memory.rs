@@ -15,6 +15,12 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
+    /// All rows as they are now, as a backup takes them.
+    #[cfg(test)]
+    pub(crate) fn copy(&self) -> MemoryStore {
+        MemoryStore { rows: Mutex::new(self.rows().clone()) }
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,6 @@
 //! The store: ordered families of bytes behind a small trait, RocksDB and its in-memory twin, and the rows in them.
 
+pub mod backups;
 pub mod erasure;
 pub mod memory;
 pub mod residue;
@@ -8,6 +9,7 @@ pub mod rows;
 pub mod tables;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::factors::{Factors, Side};
@@ -173,6 +175,11 @@ pub enum StoreError {
     Damaged { family: &'static str, key: String, detail: String },
     #[error("the state was made with {what} {found}, the configuration says {configured}; change it back or use an empty [store] path")]
     OtherModel { what: &'static str, found: String, configured: String },
+    #[error(
+        "the hash key {path} is {trouble}: without the key that the state was made with no fence holds and forgotten events would come \
+         back; put that file back, every backup has it"
+    )]
+    HashKey { path: String, trouble: &'static str },
     #[error("cannot {action} the state: {cause}")]
     Io { action: &'static str, cause: String },
 }
@@ -209,6 +216,15 @@ pub trait Store: Send + Sync {
 
     /// Bytes that each family takes, roughly.
     fn sizes(&self) -> Vec<(Family, u64)>;
+
+    /// Makes a copy of everything as it is now, in a directory that is not there yet, without copying the bytes of files that
+    /// do not change (hard links): a moment's work, whatever the size.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when it cannot be made.
+    fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        Err(StoreError::Io { action: "copy", cause: format!("it is in memory: {} is not made", to.display()) })
+    }
 
     /// Makes the bytes of rows that were deleted or replaced before this call disappear from the disk, for rows with keys
     /// in `ranges`, and looks whether they did. Reading and writing go on meanwhile. `go_on` is asked before each step;

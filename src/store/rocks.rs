@@ -4,12 +4,17 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, LogLevel};
 use rocksdb::{Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::rows::{FORMAT, FORMAT_KEY};
 use super::{Batch, Change, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure};
 
+/// Lies in a state directory while it is being restored.
+pub const UNFINISHED: &str = "restore.unfinished";
+/// File of the lock in the state directory.
+pub const LOCK_FILE: &str = "nepenthe.lock";
 /// What is written to a family before it becomes a file, in bytes; twice that is in memory while the file is made, and more
 /// only for a batch that is larger. Interactions come by the million: fewer and larger files of them cost less merging.
 const WRITE_BUFFER: usize = 8 << 20;
@@ -39,6 +44,24 @@ pub fn hold(path: &Path) -> Result<Held, StoreError> {
     if path.join("CURRENT").exists() { lock(path) } else { Err(no_state(path)) }
 }
 
+/// Holds a directory that is to become a state; makes it (mode 0700) when it is missing.
+///
+/// # Errors
+/// [`StoreError::InUse`] when another process has it, [`StoreError::Io`] when it cannot be made.
+pub fn claim(path: &Path) -> Result<Held, StoreError> {
+    create_private(path).map_err(|e| io("make", format!("{}: {e}", path.display())))?;
+    lock(path)
+}
+
+/// A state that was only half restored must not be taken for one.
+fn whole(path: &Path) -> Result<(), StoreError> {
+    if path.join(UNFINISHED).exists() {
+        let detail = "a restore was not finished; empty the directory and restore again".to_owned();
+        return Err(StoreError::Damaged { family: "RocksDB", key: path.display().to_string(), detail });
+    }
+    Ok(())
+}
+
 fn no_state(path: &Path) -> StoreError {
     io("read", format!("{} holds no state; name the service's [store] path", path.display()))
 }
@@ -50,8 +73,7 @@ impl RocksStore {
     /// [`StoreError::InUse`] when another process has it; [`StoreError::UnknownVersion`] and [`StoreError::Damaged`]
     /// before anything is written to it.
     pub fn open(path: &Path) -> Result<RocksStore, StoreError> {
-        create_private(path).map_err(|e| io("make", format!("{}: {e}", path.display())))?;
-        RocksStore::open_held(path, lock(path)?)
+        RocksStore::open_held(path, claim(path)?)
     }
 
     /// As [`RocksStore::open`], for a directory that is already held.
@@ -59,6 +81,15 @@ impl RocksStore {
     /// # Errors
     /// As [`RocksStore::open`], but for `InUse`.
     pub fn open_held(path: &Path, held: Held) -> Result<RocksStore, StoreError> {
+        whole(path)?;
+        RocksStore::open_unfinished(path, held)
+    }
+
+    /// As [`RocksStore::open_held`], for whoever is restoring it.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open_held`].
+    pub fn open_unfinished(path: &Path, held: Held) -> Result<RocksStore, StoreError> {
         if path.join("CURRENT").exists() {
             // Looked at before anything is written. A first start that was killed early has not made all families yet.
             let made = DB::list_cf(&options(), path).map_err(|e| opening(path, &e))?;
@@ -87,6 +118,7 @@ impl RocksStore {
         if !path.join("CURRENT").exists() {
             return Err(no_state(path));
         }
+        whole(path)?;
         let db = open_read_only(path)?;
         check_format(&db, path)?;
         Ok(RocksStore { db, _lock: None })
@@ -95,6 +127,14 @@ impl RocksStore {
     #[cfg(test)]
     pub(super) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// Blocks are written as they are, so that a search of the files finds everything.
+    #[cfg(test)]
+    pub(crate) fn leave_uncompressed(&self) -> Result<(), StoreError> {
+        let options = [("compression", "kNoCompression")];
+        let leave = |family| self.db.set_options_cf(self.family(family)?, &options).map_err(|e| failed("configure", &e));
+        Family::ALL.into_iter().try_for_each(leave)
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
@@ -154,6 +194,11 @@ impl Store for RocksStore {
             property(family, "rocksdb.total-sst-files-size").unwrap_or(0) + property(family, "rocksdb.cur-size-all-mem-tables").unwrap_or(0)
         };
         Family::ALL.map(|family| (family, size(family))).into()
+    }
+
+    fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        let taken = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(to));
+        taken.map_err(|e| failed("copy", &e))
     }
 
     fn erase(&self, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
@@ -262,7 +307,7 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 
 /// The lock goes with the process, however it ends.
 fn lock(path: &Path) -> Result<Held, StoreError> {
-    let file = path.join("nepenthe.lock");
+    let file = path.join(LOCK_FILE);
     let lock =
         File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| io("lock", format!("{}: {e}", file.display())))?;
     match lock.try_lock() {

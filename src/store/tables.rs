@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::backups::end_comeback;
 use super::{Batch, Family, Store, StoreError, after, residue, rows};
-use crate::model::Objective;
 use crate::model::dictionary::Dictionary;
 use crate::model::digest::LtHash;
 use crate::model::factors::{Factors, Side};
-use crate::model::fence::{Fences, HashKey, Rule};
+use crate::model::fence::{Fences, HashKey, Rule, Subject};
 use crate::model::generation::{Current, NewGeneration, Published};
 use crate::model::play::Play;
 use crate::model::processor::Restored;
 use crate::model::receipt::{Manifest, Request, RequestKey, Status};
 use crate::model::step::{History, Outgoing, Positions, Range, Step};
+use crate::model::{Millis, Objective};
 
 /// Small rows handed out together; a generation is handed out whole.
 const GROUP_ROWS: usize = 1000;
@@ -50,7 +51,7 @@ impl Tables {
     /// Takes a store whose objective and hash key are those given, or that has none yet.
     ///
     /// # Errors
-    /// [`StoreError::OtherModel`] when the state was made under another objective or key.
+    /// [`StoreError::OtherModel`] when the state was made under another objective, [`StoreError::HashKey`] under another key.
     pub fn new(store: Arc<dyn Store>, objective: Objective, key: &HashKey) -> Result<Tables, StoreError> {
         let mut sequence = 0;
         store.scan(Family::Outbox, b"", None, &mut |key, _| {
@@ -58,18 +59,16 @@ impl Tables {
             ControlFlow::Continue(())
         })?;
         let mut batch = Batch::default();
-        let objective = format!("{objective:?}").to_lowercase();
-        let check: String = key.check().iter().map(|byte| format!("{byte:02x}")).collect();
-        for (name, what, value) in [(OBJECTIVE, "model.objective", objective), (KEY_CHECK, "the hash key", check)] {
-            match store.get(Family::Meta, name)? {
-                None => batch.put(Family::Meta, name, &rows::versioned(value.as_bytes())),
-                Some(found) => {
-                    let found = String::from_utf8_lossy(rows::unversioned(Family::Meta, name, &found)?).into_owned();
-                    if found != value {
-                        return Err(StoreError::OtherModel { what, found, configured: value });
-                    }
-                }
-            }
+        let configured = format!("{objective:?}").to_lowercase();
+        match text(&*store, OBJECTIVE)? {
+            None => batch.put(Family::Meta, OBJECTIVE, &rows::versioned(configured.as_bytes())),
+            Some(found) if found == configured => (),
+            Some(found) => return Err(StoreError::OtherModel { what: "model.objective", found, configured }),
+        }
+        match key_check(&*store)? {
+            None => batch.put(Family::Meta, KEY_CHECK, &rows::versioned(hex(&key.check()).as_bytes())),
+            Some(check) if check == key.check() => (),
+            Some(_) => return Err(StoreError::HashKey { path: "given".to_owned(), trouble: "not the one that the state was made with" }),
         }
         if !batch.is_empty() {
             store.write(&batch)?;
@@ -146,6 +145,9 @@ impl Tables {
         put_current(&mut batch, current)?;
         put_requests(&mut batch, &new.requests)?;
         self.put_outbox(&mut batch, &new.outbox)?;
+        if new.afresh {
+            end_comeback(&mut batch);
+        }
         self.store.write(&batch)
     }
 
@@ -220,7 +222,7 @@ impl Tables {
         Ok(())
     }
 
-    fn dictionary(&self) -> Result<Dictionary, StoreError> {
+    pub(super) fn dictionary(&self) -> Result<Dictionary, StoreError> {
         let mut dictionary = Dictionary::default();
         let given = self.given()?;
         each(&*self.store, Family::Identities, |key, value| {
@@ -247,13 +249,37 @@ impl Tables {
         Ok(given)
     }
 
-    fn fences(&self, key: HashKey) -> Result<Fences, StoreError> {
+    pub(super) fn fences(&self, key: HashKey) -> Result<Fences, StoreError> {
         let mut fences = Fences::new(key);
         each(&*self.store, Family::Fences, |key, value| {
             fences.insert(&rows::from_json::<Rule>(Family::Fences, key, value)?);
             Ok(())
         })?;
         Ok(fences)
+    }
+
+    /// Deletes fences that were raised before this; those that are left and how many are gone, if any are. Costs a scan of
+    /// all fences.
+    ///
+    /// # Errors
+    /// [`StoreError`] when a fence cannot be read or the store not be written; no fence is gone then.
+    pub fn expire_fences(&mut self, before: Millis, key: &HashKey) -> Result<Option<(Fences, u64)>, StoreError> {
+        let (mut batch, mut left, mut gone) = (Batch::default(), Fences::new(key.clone()), 0);
+        each(&*self.store, Family::Fences, |key, value| {
+            let rule = rows::from_json::<Rule>(Family::Fences, key, value)?;
+            if rule.raised.is_some_and(|raised| raised < before) {
+                batch.delete(Family::Fences, key);
+                gone += 1;
+            } else {
+                left.insert(&rule);
+            }
+            Ok(())
+        })?;
+        if gone == 0 {
+            return Ok(None);
+        }
+        self.store.write(&batch)?;
+        Ok(Some((left, gone)))
     }
 
     /// Stored offsets.
@@ -278,10 +304,14 @@ impl Tables {
         failed.map_or(Ok(positions), Err)
     }
 
+    /// The manifest of the generation that stands.
+    pub fn manifest(&self) -> Result<Option<Manifest>, StoreError> {
+        self.store.get(Family::Meta, GENERATION)?.map(|value| rows::from_json(Family::Meta, GENERATION, &value)).transpose()
+    }
+
     /// The generation that stands.
     pub fn current(&self) -> Result<Option<Current>, StoreError> {
-        let Some(value) = self.store.get(Family::Meta, GENERATION)? else { return Ok(None) };
-        let manifest: Manifest = rows::from_json(Family::Meta, GENERATION, &value)?;
+        let Some(manifest) = self.manifest()? else { return Ok(None) };
         let digest = self.store.get(Family::Meta, DIGEST)?.unwrap_or_default();
         let digest = LtHash::from_bytes(rows::unversioned(Family::Meta, DIGEST, &digest)?)
             .ok_or_else(|| StoreError::damaged(Family::Meta, DIGEST, "not a digest"))?;
@@ -340,6 +370,25 @@ impl History for Tables {
     fn request(&self, key: &RequestKey) -> Result<Option<Request>, StoreError> {
         request(&*self.store, key)
     }
+}
+
+/// What tells the state's hash key from others; `None` in a new state.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read.
+pub fn key_check(store: &dyn Store) -> Result<Option<Subject>, StoreError> {
+    let Some(text) = text(store, KEY_CHECK)? else { return Ok(None) };
+    let bytes = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32).map(u128::to_be_bytes);
+    bytes.map(Some).ok_or_else(|| StoreError::damaged(Family::Meta, KEY_CHECK, "not the check of a key"))
+}
+
+fn text(store: &dyn Store, key: &[u8]) -> Result<Option<String>, StoreError> {
+    let Some(value) = store.get(Family::Meta, key)? else { return Ok(None) };
+    Ok(Some(String::from_utf8_lossy(rows::unversioned(Family::Meta, key, &value)?).into_owned()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A request of the ledger.

@@ -146,7 +146,8 @@ impl Bench<'_> {
             rebuilt: rebuilt.digest,
             interactions: rebuilt.plays,
             fenced: rebuilt.fenced,
-            blind: self.params.objective == Objective::Implicit && restored.fences.of_scope(Scope::Event) > 0,
+            blind: self.params.objective == Objective::Implicit
+                && [Scope::Event, Scope::Ident].iter().any(|scope| restored.fences.of_scope(*scope) > 0),
         })
     }
 

@@ -249,7 +249,7 @@ fn factors_that_were_left_as_they_were_are_found() {
     current.factors = stale;
     let rows = |side| current.factors.side(side).rows().map(move |row| (side, row as u32)).collect::<Vec<_>>();
     let stored = [rows(Side::User), rows(Side::Item)].concat();
-    let stale = NewGeneration { stored, requests: Vec::new(), outbox: Vec::new() };
+    let stale = NewGeneration { stored, requests: Vec::new(), outbox: Vec::new(), afresh: false };
     service.tables.commit_generation(&stale, &current).unwrap();
     let report = request(service, &params, "r-2").unwrap();
     assert!(!report.holds, "{report:?}");

@@ -52,7 +52,7 @@ impl<'c> Stand<'c> {
     /// Exit 1 when there is none or it has no interactions, 2 when it was made under another objective, 4 when it is damaged.
     pub fn open(config: &'c Config) -> Result<Stand<'c>, CliError> {
         let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
-        let key = hash_key(config)?;
+        let key = hash_key(&*store, config)?;
         let mut empty = true;
         store.scan(Family::Interactions, b"", None, &mut |_, _| {
             empty = false;
@@ -84,6 +84,11 @@ impl<'c> Stand<'c> {
     /// # Errors
     /// Exit 1 while a generation waits.
     pub fn check_free(&self) -> Result<(), CliError> {
+        if self.tables.comeback()?.is_some() {
+            return Err(CliError::failed(
+                "the state came from a backup and has not caught up; let `nepenthe run` do that, and import then",
+            ));
+        }
         if self.tables.backlog()?.generation {
             let message = "the last generation waits to be published; let `nepenthe run` publish it, stop it, and import then";
             return Err(CliError::failed(message));

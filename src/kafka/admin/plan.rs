@@ -7,7 +7,7 @@ use super::super::client::MAX_RECORD_BYTES;
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Interactions and forgets: retention is the producers' decision.
+    /// Interactions and forgets: how long they are kept is the producers' decision, but not for ever.
     Events,
     Factors,
     Generations,
@@ -23,13 +23,15 @@ pub struct TopicPlan {
     /// Replicas of each partition.
     pub replication: i32,
     pub settings: &'static [Setting],
+    /// Somebody else may have made it, under rights of their own.
+    pub is_producers: bool,
 }
 
 /// One setting of a topic.
 #[derive(Debug)]
 pub struct Setting {
     pub key: &'static str,
-    /// What a new topic gets.
+    /// What a new topic gets; empty for what the brokers' default is.
     pub value: &'static str,
     /// What is accepted of a topic that exists.
     pub need: Need,
@@ -45,6 +47,12 @@ pub enum Need {
     AtMost,
     /// -1 counts as no bound.
     AtLeast,
+    /// At least the planned number, and at most this.
+    Within(&'static str),
+    /// The planned word is among them.
+    Has,
+    /// Any bound at all.
+    Bounded,
 }
 
 /// A setting that is not as it should be.
@@ -62,13 +70,13 @@ impl TopicPlan {
     /// `partitions` and `replication` are used only when the topic is created.
     pub fn new(name: impl Into<String>, role: Role, partitions: i32, replication: i32) -> TopicPlan {
         let settings: &'static [Setting] = match role {
-            Role::Events => &[],
+            Role::Events => &EVENTS,
             Role::Factors => &FACTORS,
             Role::Generations => &GENERATIONS,
             Role::Receipts => &RECEIPTS,
             Role::DeadLetters => &DEAD_LETTERS,
         };
-        TopicPlan { name: name.into(), partitions, replication, settings }
+        TopicPlan { name: name.into(), partitions, replication, settings, is_producers: role == Role::Events }
     }
 
     /// What of `actual` (setting → value) is weaker than planned.
@@ -87,11 +95,15 @@ impl Setting {
 
     fn accepts(&self, is: &str) -> bool {
         let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
-        let numbers = || Some((is.parse::<f64>().ok()?, self.value.parse::<f64>().ok()?));
+        let number = |text: &str| text.parse::<f64>().ok();
+        let numbers = || number(is).zip(number(self.value));
         match self.need {
             Need::Words => words(is) == words(self.value),
             Need::AtMost => numbers().is_some_and(|(is, planned)| is >= 0.0 && is <= planned),
             Need::AtLeast => numbers().is_some_and(|(is, planned)| is < 0.0 || is >= planned),
+            Need::Within(most) => numbers().zip(number(most)).is_some_and(|((is, planned), most)| (planned..=most).contains(&is)),
+            Need::Has => words(is).contains(self.value),
+            Need::Bounded => number(is).is_some_and(|is| (0.0..ENDLESS).contains(&is)),
         }
     }
 
@@ -100,6 +112,9 @@ impl Setting {
             Need::Words => self.value.to_owned(),
             Need::AtMost => format!("at most {}", self.value),
             Need::AtLeast => format!("at least {}", self.value),
+            Need::Within(most) => format!("{} to {most}", self.value),
+            Need::Has => format!("with {}", self.value),
+            Need::Bounded => "bounded".to_owned(),
         }
     }
 }
@@ -129,15 +144,25 @@ const ROLL: Setting = setting(
 const TOMBSTONES: Setting = setting(
     "delete.retention.ms",
     "604800000",
-    Need::AtLeast,
-    "a reader that is away for longer misses the tombstone and keeps the forgotten row",
+    Need::Within("7776000000"),
+    "a reader that is away for longer misses the tombstone and keeps the forgotten row; and so long the tombstone keeps the name",
 );
+const FILES: Setting =
+    setting("file.delete.delay.ms", "60000", Need::AtMost, "so long the files stay on the broker's disk that cleaning has replaced");
 
 /// Brokers' default is 0.
 const NO_LAG: Setting =
     setting("min.compaction.lag.ms", "0", Need::AtMost, "so long a broker cleans nothing that is newer, a forgotten row neither");
 
-static FACTORS: [Setting; 6] = [COMPACT, DIRTY_RATIO, NO_LAG, COMPACTION_LAG, ROLL, TOMBSTONES];
+static FACTORS: [Setting; 7] = [COMPACT, DIRTY_RATIO, NO_LAG, COMPACTION_LAG, ROLL, TOMBSTONES, FILES];
+
+/// A thousand years in milliseconds: what is set to more is meant to be for ever.
+const ENDLESS: f64 = 3.2e13;
+
+static EVENTS: [Setting; 2] = [
+    setting("cleanup.policy", "delete", Need::Has, "without it events are kept for ever, forgotten ones and the forgets themselves too"),
+    setting("retention.ms", "", Need::Bounded, "without a bound events are kept for ever, forgotten ones and the forgets themselves too"),
+];
 
 /// Of a broker: what makes all of the above idle.
 pub(super) const CLEANER: Setting =
@@ -162,7 +187,8 @@ static RECEIPTS: [Setting; 4] = [
     setting("retention.ms", "31536000000", Need::AtLeast, "a receipt is the proof that a request was served; asked for up to a year later"),
 ];
 
-static DEAD_LETTERS: [Setting; 4] = [
+static DEAD_LETTERS: [Setting; 5] = [
+    FILES,
     setting("cleanup.policy", "delete", Need::Words, "records here are undecodable, so a forget cannot find them: time must"),
     setting("retention.ms", "604800000", Need::AtMost, "records here may hold personal data that no forget reaches"),
     setting("segment.ms", "86400000", Need::AtMost, "retention deletes closed segments only"),
@@ -176,7 +202,8 @@ mod tests {
     use super::*;
 
     fn planned(plan: &TopicPlan) -> BTreeMap<String, String> {
-        plan.settings.iter().map(|setting| (setting.key.to_owned(), setting.value.to_owned())).collect()
+        let made = |setting: &Setting| if setting.value.is_empty() { "604800000" } else { setting.value };
+        plan.settings.iter().map(|setting| (setting.key.to_owned(), made(setting).to_owned())).collect()
     }
 
     #[test]
@@ -204,7 +231,9 @@ mod tests {
         assert_eq!(with("min.compaction.lag.ms", "60000").len(), 1);
         assert_eq!(with("min.cleanable.dirty.ratio", "0.001"), []);
         assert_eq!(with("delete.retention.ms", "1209600000"), []);
-        assert_eq!(plan.differences(&BTreeMap::new()).len(), 6, "what the broker does not tell is not taken for granted");
+        assert_eq!(with("delete.retention.ms", "9223372036854775807").len(), 1, "names would stay for ever");
+        assert_eq!(with("file.delete.delay.ms", "3600000").len(), 1);
+        assert_eq!(plan.differences(&BTreeMap::new()).len(), 7, "what the broker does not tell is not taken for granted");
     }
 
     #[test]
@@ -218,5 +247,16 @@ mod tests {
         let mut actual = planned(&letters);
         actual.insert("retention.ms".into(), "-1".into());
         assert_eq!(letters.differences(&actual).len(), 1, "endless retention of what may be personal is not");
+    }
+
+    #[test]
+    fn events_may_be_kept_for_long_but_not_for_ever() {
+        let plan = TopicPlan::new("t", Role::Events, 1, 1);
+        let differing = |policy: &str, retention: &str| {
+            let settings = [("cleanup.policy", policy), ("retention.ms", retention)].map(|(key, value)| (key.into(), value.into()));
+            plan.differences(&BTreeMap::from(settings)).len()
+        };
+        assert_eq!((differing("delete", "604800000"), differing("compact,delete", "315360000000")), (0, 0));
+        assert_eq!((differing("delete", "-1"), differing("delete", "9223372036854775807"), differing("compact", "604800000")), (1, 1, 1));
     }
 }

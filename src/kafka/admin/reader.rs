@@ -1,6 +1,6 @@
 //! Reads a topic from its beginning, or follows it: for commands, which block and keep no state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -64,6 +64,14 @@ pub(super) struct Reader<'a> {
 /// [`ReadError`] when the topic is missing or the brokers do not answer.
 pub fn end_offsets(settings: &ClientSettings, topic: &str) -> Result<Positions, ReadError> {
     Reader::open(settings, topic, Seen::Committed)?.ends()
+}
+
+/// The first offset that each partition of a topic still has, and the next one to be written.
+///
+/// # Errors
+/// [`ReadError`] when the topic is missing or the brokers do not answer.
+pub fn watermarks(settings: &ClientSettings, topic: &str) -> Result<BTreeMap<(String, i32), (i64, i64)>, ReadError> {
+    Reader::open(settings, topic, Seen::Committed)?.watermarks()
 }
 
 /// Hands over every committed record of the topic, in order within each partition, from the first to `upto` (exclusive), or
@@ -143,12 +151,15 @@ impl<'a> Reader<'a> {
     }
 
     fn ends(&self) -> Result<Positions, ReadError> {
-        let end = |place: (String, i32)| {
+        Ok(self.watermarks()?.into_iter().map(|(place, (_, end))| (place, end)).collect())
+    }
+
+    fn watermarks(&self) -> Result<BTreeMap<(String, i32), (i64, i64)>, ReadError> {
+        let marks = |place: (String, i32)| {
             let marks = self.consumer.fetch_watermarks(self.topic, place.1, ANSWER);
-            let (_, end) = marks.map_err(|error| self.error("ask for the end of a partition", error))?;
-            Ok((place, end))
+            Ok((place, marks.map_err(|error| self.error("ask for the end of a partition", error))?))
         };
-        self.partitions()?.into_iter().map(end).collect()
+        self.partitions()?.into_iter().map(marks).collect()
     }
 
     pub(super) fn assign(&self, starts: &Positions) -> Result<(), ReadError> {
