@@ -132,3 +132,24 @@ fn without_compaction_a_receipt_stays_published_and_says_why() {
     assert_eq!((&last["status"], &last["purged_from"]), (&json!("purged"), &json!(["disk"])));
     service.stop().expect("a clean exit");
 }
+
+#[test]
+fn a_broker_that_never_compacts_is_named_and_nothing_is_purged() {
+    let (broker, dir, name) = (Kafka::start_with("log.cleaner.enable=false"), TempDir::new().expect("a directory"), unique("idle"));
+    let (user, item) = (canary(), canary());
+    create_topic(broker.brokers(), &format!("{name}.factors"), 1, &QUICK);
+    let mut service = Installation::make(broker.brokers(), &name, dir.path(), &settings()).expect("topics");
+    assert_eq!(service.code(&["topics", "--check"]).expect("an exit"), 1, "no proof can ever come");
+    let reports = service.json(&["topics", "--json"]).expect("reports");
+    let factors = reports.as_array().expect("a list").iter().find(|report| report["topic"] == format!("{name}.factors"));
+    let differences = factors.expect("the factors topic")["differences"].as_array().expect("a list").clone();
+    assert!(differences.iter().any(|difference| difference["setting"] == "log.cleaner.enable"), "{differences:?}");
+    produce_lines(broker.brokers(), &service.topic("interactions"), plays(&user, &item));
+    service.start().expect("started");
+    service.until("a generation", |status| settled(status, 403)).expect("a generation");
+    service.done(&["forget", "--user", &user, "--request-id", "r", "--wait", "published"]).expect("published");
+    let told = |status: &Value| status["purge"]["reason"].as_str().is_some_and(|reason| reason.contains("still has the record"));
+    service.until("the reason", told).expect("the status says why");
+    assert_eq!(service.status()["forgets"]["pending"]["published"], 1);
+    service.stop().expect("a clean exit");
+}

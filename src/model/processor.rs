@@ -279,7 +279,7 @@ impl State {
             earlier.into_iter().for_each(|at| fold.asked[at].places.push(place));
             return Ok(());
         }
-        for rule in fence::rules(self.fences.key(), &forget.selector, fold.now) {
+        for rule in fence::rules(self.fences.key(), &forget.selector, now) {
             self.fences.insert(&rule);
             fold.step.rules.push(rule);
         }

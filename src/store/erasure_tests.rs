@@ -8,13 +8,6 @@ use crate::store::canary::{canary, holders};
 use crate::store::rocks::RocksStore;
 use crate::store::{Batch, Store};
 
-/// Blocks as they are, so that a search of the files finds everything.
-fn uncompressed(store: &RocksStore) {
-    for family in Family::ALL {
-        store.db().set_options_cf(handle(store.db(), family).unwrap(), &[("compression", "kNoCompression")]).unwrap();
-    }
-}
-
 fn put(store: &RocksStore, family: Family, keys: std::ops::Range<u32>, value: impl Fn(u32) -> String) {
     let mut batch = Batch::default();
     keys.for_each(|key| batch.put(family, &key.to_be_bytes(), value(key).as_bytes()));
@@ -39,7 +32,7 @@ fn one(key: u32) -> [KeyRange; 2] {
 /// A canary as a value in `identities` and in `outbox`, at the bottom, with neighbours, and deleted since.
 fn deleted(store: &RocksStore) -> String {
     let canary = canary();
-    uncompressed(store);
+    store.leave_uncompressed().unwrap();
     put(store, Family::Identities, 0..5_000, |key| if key == 77 { canary.clone() } else { format!("name of {key}") });
     put(store, Family::Outbox, 0..3, |_| canary.clone());
     settle(store, Family::Identities);
@@ -56,7 +49,7 @@ fn nothing_is_left_in_any_file() {
         let store = RocksStore::open(dir.path()).unwrap();
         let canary = canary();
         if !compressed {
-            uncompressed(&store);
+            store.leave_uncompressed().unwrap();
         }
         // In the log, in a file of level 0 and at the bottom; as a value that is deleted and as one that is replaced.
         for (family, key) in [(Family::Identities, 5), (Family::Ledger, 6), (Family::Meta, 7)] {
@@ -168,6 +161,11 @@ fn a_snapshot_and_a_kept_log_are_found() {
     assert!(held(&store).unwrap().contains("archive"));
     let spans: Vec<_> = Family::ALL.into_iter().map(|family| (family, merged(&one(77), family))).collect();
     std::fs::remove_dir_all(dir.path().join("archive")).unwrap();
+    let copy = dir.path().join("checkpoint-0123456789abcdef");
+    store.checkpoint(&copy).unwrap();
+    let now = look(store.db(), &spans, 0, &Folder::default()).unwrap();
+    assert!(now.unwrap().contains("a backup is being taken"), "the copy holds what is erased here");
+    std::fs::remove_dir_all(copy).unwrap();
     flush(store.db(), Family::Identities).unwrap();
     let newest = live(store.db()).unwrap().iter().map(number).max().unwrap();
     assert!(look(store.db(), &spans, newest, &Folder::default()).unwrap().unwrap().contains("not compacted"));

@@ -39,6 +39,8 @@ pub struct Kafka {
     dir: Option<TempDir>,
     /// Of a node in a cluster: its number and the ports of all.
     place: Option<(usize, String)>,
+    /// Further settings of the node, one a line.
+    settings: &'static str,
     brokers: String,
     pid: u32,
     keeper: Option<Child>,
@@ -50,11 +52,16 @@ impl Kafka {
     /// # Panics
     /// With the script's own words when the broker cannot be had: without the jars, `make kafka` is what helps.
     pub fn start() -> Kafka {
-        Kafka::start_in(Some(TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker")))
+        Kafka::start_with("")
     }
 
-    fn start_in(dir: Option<TempDir>) -> Kafka {
-        let mut kafka = Kafka { dir, place: None, brokers: String::new(), pid: 0, keeper: None };
+    /// As [`Kafka::start`], with further settings of the node, one a line.
+    pub fn start_with(settings: &'static str) -> Kafka {
+        Kafka::start_in(Some(TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker")), settings)
+    }
+
+    fn start_in(dir: Option<TempDir>, settings: &'static str) -> Kafka {
+        let mut kafka = Kafka { dir, place: None, settings, brokers: String::new(), pid: 0, keeper: None };
         kafka.restart();
         kafka
     }
@@ -68,7 +75,7 @@ impl Kafka {
     /// One broker for all tests of a binary; they keep apart by the names of their topics, see [`unique`].
     pub fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(|| Kafka::start_in(None))
+        SHARED.get_or_init(|| Kafka::start_in(None, ""))
     }
 
     /// `127.0.0.1:PORT`; stays the same over [`Kafka::restart`].
@@ -112,6 +119,7 @@ impl Kafka {
         let options = if self.place.is_some() { format!("{JVM_OPTIONS} {SMALL_HEAP}") } else { JVM_OPTIONS.to_owned() };
         let keeper = command
             .env("KAFKA_OPTS", options)
+            .env("KAFKA_SETTINGS", self.settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
