@@ -38,7 +38,7 @@ fn quiet() -> impl FnMut(u64, u64) {
 }
 
 fn brought_back(backup: &Path, to: &Path) -> Result<Arc<dyn Store>, BackupError> {
-    restore(backup, to, &mut quiet(), |store| Ok::<_, BackupError>(store)).map(|(_, store)| store)
+    restore(backup, to, &mut quiet(), Ok::<_, BackupError>).map(|(_, store)| store)
 }
 
 #[test]

@@ -309,7 +309,7 @@ proptest! {
     #[test]
     fn a_restored_state_ends_where_one_ends_that_was_never_lost(before in operations(), since in operations(), after in operations()) {
         let (mut world, mut now, mut n) = (World::default(), 2_000_000, 0);
-        let (mut played, mut wished): (Vec<(u8, u8, i64)>, Vec<(u8, Option<u8>, i64)>) = Default::default();
+        let (mut played, mut wished) = (Vec::new(), Vec::new());
         let mut surveyor = Surveyor::default();
         let mut backup = None;
         let (mut service, mut shell) = open(&world, &params(), NEVER);

@@ -1,6 +1,6 @@
 //! A look at the topics for a state that came from a backup: which forgets it may have missed, and what readers have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::config::Topics;
 use crate::kafka::Positions;
-use crate::kafka::admin::{self, ReadError};
+use crate::kafka::admin::{self, ReadError, Watermarks};
 use crate::kafka::client::ClientSettings;
 use crate::model::Millis;
 use crate::model::afresh::OnTopics;
@@ -20,7 +20,7 @@ use crate::model::receipt::RequestKey;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
     /// First and next offset of each partition of the topics that are read.
-    pub inputs: BTreeMap<(String, i32), (i64, i64)>,
+    pub inputs: Watermarks,
     /// Requests with a receipt that were accepted since the backup, and where the receipt is.
     pub requests: Vec<(RequestKey, i32, i64)>,
     pub topics: OnTopics,

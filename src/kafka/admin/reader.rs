@@ -66,11 +66,14 @@ pub fn end_offsets(settings: &ClientSettings, topic: &str) -> Result<Positions, 
     Reader::open(settings, topic, Seen::Committed)?.ends()
 }
 
+/// First and next offset, per topic and partition.
+pub type Watermarks = BTreeMap<(String, i32), (i64, i64)>;
+
 /// The first offset that each partition of a topic still has, and the next one to be written.
 ///
 /// # Errors
 /// [`ReadError`] when the topic is missing or the brokers do not answer.
-pub fn watermarks(settings: &ClientSettings, topic: &str) -> Result<BTreeMap<(String, i32), (i64, i64)>, ReadError> {
+pub fn watermarks(settings: &ClientSettings, topic: &str) -> Result<Watermarks, ReadError> {
     Reader::open(settings, topic, Seen::Committed)?.watermarks()
 }
 
@@ -154,7 +157,7 @@ impl<'a> Reader<'a> {
         Ok(self.watermarks()?.into_iter().map(|(place, (_, end))| (place, end)).collect())
     }
 
-    fn watermarks(&self) -> Result<BTreeMap<(String, i32), (i64, i64)>, ReadError> {
+    fn watermarks(&self) -> Result<Watermarks, ReadError> {
         let marks = |place: (String, i32)| {
             let marks = self.consumer.fetch_watermarks(self.topic, place.1, ANSWER);
             Ok((place, marks.map_err(|error| self.error("ask for the end of a partition", error))?))
