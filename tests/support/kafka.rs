@@ -69,7 +69,7 @@ impl Kafka {
     /// Node `id` (from 1) of the cluster with these ports, not started yet; see `scripts/kafka node`.
     pub fn node(id: usize, ports: &str) -> Kafka {
         let dir = TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker");
-        Kafka { dir: Some(dir), place: Some((id, ports.to_owned())), brokers: String::new(), pid: 0, keeper: None }
+        Kafka { dir: Some(dir), place: Some((id, ports.to_owned())), settings: "", brokers: String::new(), pid: 0, keeper: None }
     }
 
     /// One broker for all tests of a binary; they keep apart by the names of their topics, see [`unique`].
