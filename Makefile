@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/targe
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka build demo test fuzz real torture ingest bench fmt lint
+.PHONY: help setup kafka build demo test simulate mutants fuzz real torture ingest bench fmt lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,12 @@ demo: setup ## see the whole way on an embedded broker with generated data
 
 test: ## formatting, lints and every test, also on a real Kafka
 	@scripts/test
+
+simulate: ## 10,000 seeds of crashes and failures; SEED=n lives through one again
+	@SEED=$(SEED) scripts/simulate $(ARGS)
+
+mutants: ## break invariants on purpose: the simulation must notice each
+	@scripts/mutants $(ARGS)
 
 fuzz: setup ## every decoder for a minute each, guided by coverage; ARGS="-s SECONDS NAME"
 	@scripts/fuzz $(ARGS)

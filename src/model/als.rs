@@ -357,7 +357,16 @@ impl WithSimd for SolveHeavy<'_> {
 
 /// A residual in relation to the right-hand side `b = Σ c_j y_j`, where `mass` is `Σ |c_j|`.
 pub fn relative(residual: f64, right: f64, mass: f64) -> f64 {
-    if residual == 0.0 { 0.0 } else { residual / right.max(FLOOR * mass) }
+    let scale = right.max(FLOOR * mass);
+    if residual == 0.0 {
+        0.0
+    } else if scale == 0.0 {
+        // Nothing is asked for (every rating is the mean), so whatever is there is wrong as a whole. Infinity would be no
+        // number of a certificate.
+        1.0
+    } else {
+        (residual / scale).min(f64::MAX)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::factors::initial_row;
+use crate::model::certificate::measure;
+use crate::model::factors::{Factors, initial_row};
 use crate::model::kernel::tests::every_path;
 use crate::model::play::Row;
 use crate::model::ratings::{Builder, Ratings};
@@ -187,4 +188,13 @@ fn a_row_that_cannot_be_solved_is_named_in_any_precision() {
         let failed = half_sweep(Arch::new(), half, precision, &mut users, items.count()).unwrap_err();
         assert_eq!((failed.side, failed.row), (Side::User, 0), "{precision:?}");
     }
+}
+
+/// Every rating is the mean: nothing pulls at a row, and whatever is there has to go.
+#[test]
+fn a_residual_is_a_number_also_where_nothing_is_asked_for() {
+    let ratings = built(&BTreeMap::from([(0, BTreeMap::from([(0, 3.0)]))]));
+    let weights = Weights::new(&params(Objective::Explicit, 4), 3.0);
+    let factors = Factors { users: table(Side::User, 1, 4, |_| true), items: table(Side::Item, 1, 4, |_| true) };
+    assert_eq!(measure(Arch::new(), &ratings, &factors, &weights).residual, 1.0);
 }

@@ -17,6 +17,7 @@ use super::unlearn::{self, Problem, Solution, Watch};
 
 /// All that a generation is made from; independent of the state from here on.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Job {
     pub problem: Problem,
     pub(super) number: u64,
@@ -37,6 +38,7 @@ pub struct Job {
 
 /// What an interim generation is made from besides.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Quick {
     /// Pairs in which the data differ from those of the certified generation that the problem goes on from.
     pub changes: Vec<Change>,
@@ -82,6 +84,13 @@ impl Job {
     /// Does a forget wait for it?
     pub fn serves(&self) -> bool {
         !self.requests.is_empty()
+    }
+
+    /// The same job in a process that kept nothing of earlier generations.
+    #[cfg(test)]
+    pub fn without_memory(&self) -> Job {
+        let quick = self.quick.clone().map(|quick| Quick { base: None, ..quick });
+        Job { quick, ..self.clone() }
     }
 
     /// Solves the frozen problem and works out what its readers must be told.

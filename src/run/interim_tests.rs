@@ -180,3 +180,24 @@ fn a_solve_after_an_interim_gives_way_too() {
     assert_eq!(after.len(), before + 1, "no second interim: the rows of the first are not stationary");
     assert_equal(&predictions(&service), &never_seen(&world, |line| !line.contains(r#""u3""#)));
 }
+
+/// What is left are ratings that are all their mean: nothing pulls at the rows that the step leaves alone.
+#[test]
+fn an_interim_that_nothing_pulls_at_is_found_again() {
+    let (mut world, params) = (World::default(), params(Objective::Explicit, 1));
+    for (user, item) in (0..9).flat_map(|user| (0..8).map(move |item| (user, item))) {
+        let value = if user == 3 { 3 + item % 3 } else { 3 };
+        world.inputs[0].push(format!(r#"{{"user":"u{user}","item":"i{item}","value":{value},"time":{item}}}"#));
+    }
+    let (mut service, mut shell) = open(&world, &params, Duration::ZERO);
+    let mut now = 2_000_000;
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    world.inputs[1].push(FORGET.to_owned());
+    while !service.state().current().unwrap().manifest.interim {
+        turns(&mut world, &mut service, &mut shell, &mut now, 1, true);
+    }
+    assert_eq!(service.state().current().unwrap().manifest.certificate.residual, 1.0);
+    (service, shell) = open(&world, &params, Duration::ZERO);
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    assert_eq!(status(&service, "r"), Status::Published);
+}

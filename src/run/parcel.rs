@@ -1,6 +1,6 @@
 //! Outbox rows as records: what readers get to see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use crate::kafka::{Claim, OutRecord, Parcel, Positions, Records, Then};
 use crate::model::dictionary::Dictionary;
 use crate::model::factors::{Factors, Side};
 use crate::model::generation::Current;
-use crate::model::receipt::{Manifest, Receipt};
+use crate::model::receipt::{Manifest, Receipt, Status};
 use crate::model::step::{DeadLetter, Outgoing, RowChange};
 use crate::run::keys::Signer;
 
@@ -27,9 +27,14 @@ impl Packer<'_> {
     pub fn parcel(&self, group: &[(u64, Outgoing)]) -> Parcel {
         let mut parts: Vec<Records> = Vec::new();
         let mut manifest = None;
-        for (_, message) in group {
+        let newest = newest(group);
+        for (sequence, message) in group {
             match message {
-                Outgoing::Receipt(receipt) => parts.push(Box::new(self.receipt(receipt).into_iter())),
+                Outgoing::Receipt(receipt) => {
+                    if receipt.status == Status::Rejected || newest.get(&*receipt.request_id) == Some(sequence) {
+                        parts.push(Box::new(self.receipt(receipt).into_iter()));
+                    }
+                }
                 Outgoing::DeadLetter(letter) => parts.push(Box::new(std::iter::once(self.dead_letter(letter)))),
                 Outgoing::Rows { generation, rows } => parts.push(self.rows(*generation, rows)),
                 Outgoing::Manifest { .. } => manifest = self.current.map(|current| current.manifest.clone()),
@@ -144,6 +149,17 @@ impl Newest {
             )
         })
     }
+}
+
+/// The last receipt of each request in a group. Those before it are history by the time anybody can read them; sent all the
+/// same they would take a reader back when the group comes twice because its commit had no answer. A rejection is of
+/// another request under the same id, and stands beside.
+fn newest(group: &[(u64, Outgoing)]) -> HashMap<&str, u64> {
+    let told = group.iter().filter_map(|(sequence, message)| match message {
+        Outgoing::Receipt(receipt) if receipt.status != Status::Rejected => Some((&*receipt.request_id, *sequence)),
+        _ => None,
+    });
+    told.collect()
 }
 
 /// The end offsets that a group reached on the factors topic, by partition.

@@ -108,15 +108,20 @@ impl Worker {
     /// [`ProofError`] when the topic cannot be written or read.
     pub fn look(&mut self, order: &TopicOrder) -> Result<Finding, ProofError> {
         self.prover.beat()?;
-        let gone: HashMap<Subject, u64> = order.gone.iter().map(|row| (row.key, row.generation)).collect();
-        let must_be_gone = |key: &[u8], generation: Option<u64>| {
-            // Nobody's rows are hashed for nothing.
-            let by = *(!gone.is_empty()).then(|| gone.get(&self.key.record(key))).flatten()?;
-            // A later generation may have the row again.
-            generation.is_none_or(|generation| generation <= by).then_some(by)
-        };
+        let must_be_gone = must_be_gone(&order.gone, &self.key);
         let go_on = &|| !self.stop.load(Ordering::Relaxed);
         self.prover.look(&Question { need: &order.need, upto: &order.upto, names: order.names, gone: &must_be_gone, go_on })
+    }
+}
+
+/// The generation by which a record must be gone, if it must; see [`Question::gone`].
+pub(super) fn must_be_gone<'k>(gone: &[GoneRow], key: &'k HashKey) -> impl Fn(&[u8], Option<u64>) -> Option<u64> + use<'k> {
+    let gone: HashMap<Subject, u64> = gone.iter().map(|row| (row.key, row.generation)).collect();
+    move |record, generation| {
+        // Nobody's rows are hashed for nothing.
+        let by = *(!gone.is_empty()).then(|| gone.get(&key.record(record))).flatten()?;
+        // A later generation may have the row again.
+        generation.is_none_or(|generation| generation <= by).then_some(by)
     }
 }
 

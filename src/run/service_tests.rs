@@ -10,28 +10,11 @@ use super::*;
 use crate::model::ratings::Rows;
 use crate::model::step::History;
 use crate::model::{Objective, Params};
+use crate::run::simulation::events::{Happened, Wish, forget_json, forgotten, play_json, request};
 use crate::run::simulation::*;
 
 /// No solve takes that long: generations are solves of everything.
 const NEVER: Duration = Duration::from_secs(3600);
-
-#[derive(Debug, Clone)]
-struct Happened {
-    user: u8,
-    item: u8,
-    event_id: Option<u8>,
-    value: u8,
-    time: i64,
-}
-
-#[derive(Debug, Clone)]
-struct Wish {
-    user: Option<u8>,
-    items: Option<Vec<u8>>,
-    events: Option<Vec<u8>>,
-    from: i64,
-    to: i64,
-}
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -79,31 +62,6 @@ fn operation() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn play_json(play: &Happened) -> String {
-    let id = play.event_id.map_or(String::new(), |id| format!(r#""event_id":"e{id}","#));
-    format!(r#"{{{id}"user":"u{}","item":"i{}","value":{},"time":{}}}"#, play.user, play.item, play.value, play.time)
-}
-
-fn forget_json(n: usize, wish: &Wish) -> String {
-    let list = |name: &str, prefix: &str, ids: &Option<Vec<u8>>| {
-        ids.as_ref().map_or(String::new(), |ids| {
-            let ids: Vec<String> = ids.iter().map(|id| format!(r#""{prefix}{id}""#)).collect();
-            format!(r#","{name}":[{}]"#, ids.join(","))
-        })
-    };
-    let user = wish.user.map_or(String::new(), |user| format!(r#","user":"u{user}""#));
-    let (items, events) = (list("items", "i", &wish.items), list("event_ids", "e", &wish.events));
-    format!(r#"{{"request_id":"r{n}"{user}{items}{events},"from":{},"to":{},"time":100}}"#, wish.from, wish.to)
-}
-
-/// The specification, in one line per part of a selector.
-fn forgotten(play: &Happened, wish: &Wish) -> bool {
-    wish.user.is_none_or(|user| user == play.user)
-        && wish.items.as_ref().is_none_or(|items| items.contains(&play.item))
-        && wish.events.as_ref().is_none_or(|events| play.event_id.is_some_and(|id| events.contains(&id)))
-        && (wish.from..=wish.to).contains(&play.time)
-}
-
 fn relative_rms(a: &BTreeMap<(String, String), f64>, b: &BTreeMap<(String, String), f64>) -> f64 {
     let gap: f64 = a.iter().map(|(key, x)| (x - b[key]).powi(2)).sum();
     let size: f64 = b.values().map(|x| x * x).sum();
@@ -133,10 +91,10 @@ fn run(objective: Objective, operations: &[Op], interim_after: Duration) {
     for operation in operations {
         match operation {
             Op::Play(play) => {
-                world.inputs[0].push(play_json(play));
+                world.inputs[0].push(play_json(play, true));
                 played.push(play.clone());
             }
-            Op::Replay(at) if !played.is_empty() => world.inputs[0].push(play_json(at.get(&played))),
+            Op::Replay(at) if !played.is_empty() => world.inputs[0].push(play_json(at.get(&played), true)),
             Op::Forget(wish) => {
                 world.inputs[1].push(forget_json(wished.len(), wish));
                 wished.push(wish.clone());
@@ -160,7 +118,8 @@ fn run(objective: Objective, operations: &[Op], interim_after: Duration) {
 
     // Somebody who only ever saw what survives, from another seed.
     let mut untouched = World::default();
-    let surviving: Vec<String> = played.iter().filter(|play| !wished.iter().any(|wish| forgotten(play, wish))).map(play_json).collect();
+    let surviving: Vec<String> =
+        played.iter().filter(|play| !wished.iter().any(|wish| forgotten(play, wish))).map(|play| play_json(play, true)).collect();
     untouched.inputs[0] = surviving;
     let (mut fresh, mut fresh_shell) = open(&untouched, &Params { seed: 2, ..params }, NEVER);
     untouched.inputs[1].push(r#"{"user":"nobody","time":0}"#.to_owned());
@@ -194,7 +153,7 @@ fn run(objective: Objective, operations: &[Op], interim_after: Duration) {
     }
     assert!(service.state().waiting().is_empty());
     for n in 0..wished.len() {
-        let receipt = service.tables().request(&key().request(&format!("r{n}"))).unwrap().unwrap().receipt;
+        let receipt = service.tables().request(&key().request(&request(n))).unwrap().unwrap().receipt;
         assert_eq!((receipt.status, receipt.exactness), (Status::Published, vec!["E0".to_owned(), "E1".to_owned()]));
     }
 }
@@ -233,4 +192,28 @@ fn a_request_id_used_for_another_request_is_rejected() {
     assert_eq!(plays(&service).into_iter().map(|play| play.0).collect::<Vec<_>>(), ["b"]);
     let receipt = service.tables().request(&key().request("r")).unwrap().unwrap().receipt;
     assert_eq!((receipt.status, receipt.removed.interactions, receipt.removed.users, receipt.removed.items), (Status::Published, 1, 1, 0));
+}
+
+/// The commit of a whole group has no answer, so it is sent again.
+#[test]
+fn a_group_that_comes_twice_takes_no_receipt_back() {
+    let mut world = World::default();
+    let (mut service, mut shell) = open(&world, &params(Objective::Implicit, 1), NEVER);
+    world.inputs[0].push(r#"{"user":"a","item":"x","time":1}"#.to_owned());
+    world.inputs[1].push(r#"{"request_id":"r","user":"a","time":5}"#.to_owned());
+    let mut now = 0;
+    for round in 0..12 {
+        // Until the pause after the first failure is over there is a generation in the outbox.
+        now += 200;
+        (shell.take, shell.fail_send) = ((round % 2, 50), true);
+        turn(&mut world, &mut service, &mut shell, now, true);
+    }
+    shell.fail_send = false;
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    let statuses: Vec<Status> = world.outputs["receipts"]
+        .iter()
+        .map(|record| serde_json::from_slice::<crate::model::receipt::Receipt>(record.value.as_ref().unwrap()).unwrap().status)
+        .collect();
+    assert!(statuses.iter().filter(|status| **status == Status::Unlearned).count() > 1, "it came twice: {statuses:?}");
+    assert!(statuses.is_sorted(), "{statuses:?}");
 }

@@ -1,6 +1,29 @@
-//! A world around the loop: topics, a store in memory, a solver and a sink that do what they are told.
+//! A world around the loop: topics, a store in memory, a solver and a sink that do what they are told. Below it, for a
+//! world that is left to chance, a broker with transactions, a disk that fails, and the invariants that hold all the same.
+
+#[cfg(test)]
+mod beside;
+#[cfg(test)]
+mod broker;
+#[cfg(test)]
+mod chance;
+#[cfg(test)]
+pub(in crate::run) mod events;
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod setup;
+#[cfg(test)]
+mod simulate;
+#[cfg(test)]
+mod trial;
+#[cfg(test)]
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,19 +36,21 @@ use super::solver::{Progress, Solved, Solver};
 use crate::config::{Generation, Purge, TopicProof, Topics};
 use crate::kafka::{Batch, OutRecord, Parcel, Parceled, Positions, Record, Sink, Source, SourceState};
 use crate::metrics::Metrics;
+use crate::model::dictionary::Dictionary;
 use crate::model::digest::LtHash;
 use crate::model::event::Refusal;
 use crate::model::factors::{Factors, Side};
 use crate::model::fence::HashKey;
 use crate::model::generation::Job;
+use crate::model::play::Play;
 use crate::model::processor::{InputTopics, State};
 use crate::model::receipt::Manifest;
 use crate::model::step::{History, Range};
 use crate::model::unlearn::{Unwatched, Watch};
 use crate::model::{Millis, Objective, Params};
-use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::tables::Tables;
+use crate::store::{Store, StoreError};
 
 pub(in crate::run) const PLAYS: &str = "plays";
 pub(in crate::run) const FORGETS: &str = "forgets";
@@ -185,19 +210,38 @@ impl Sink for Out<'_> {
     }
 }
 
-pub(in crate::run) fn open(world: &World, params: &Params, interim_after: Duration) -> (Service, Shell) {
-    let store: Arc<dyn Store> = world.store.clone();
-    let tables = Tables::new(store.clone(), params.objective, &key()).unwrap();
+/// What a service is told besides its model.
+#[derive(Debug, Clone)]
+pub(in crate::run) struct Manner {
+    pub timing: Generation,
+    pub purge: Purge,
+}
+
+/// Starts a service on what `store` holds.
+pub(in crate::run) fn serve(
+    store: Arc<dyn Store>,
+    params: &Params,
+    manner: Manner,
+    signing_key: &Path,
+    now: Millis,
+) -> Result<Service, StoreError> {
+    let tables = Tables::new(store.clone(), params.objective, &key())?;
     let inputs = InputTopics { interactions: PLAYS.to_owned(), forgets: FORGETS.to_owned() };
-    let state = State::open(params.clone(), inputs, tables.restore(key()).unwrap(), &tables).unwrap();
-    let next = [PLAYS, FORGETS].map(|topic| state.positions().get(&(topic.to_owned(), 0)).map_or(0, |&next| next as usize));
+    let state = State::open(params.clone(), inputs, tables.restore(key())?, &tables)?;
     let metrics = Arc::new(Metrics::new(Refusal::CODES).unwrap());
-    let board = Arc::new(Board::new(store, key(), metrics.clone(), Arc::new(Progress::default()), 0));
+    let board = Arc::new(Board::new(store, key(), metrics.clone(), Arc::new(Progress::default()), now));
+    let signer = Signer::open(signing_key)?;
+    let Manner { timing, purge } = manner;
+    Service::new(Parts { state, tables, topics: topics(), timing, purge, signer, metrics, board }, now)
+}
+
+pub(in crate::run) fn open(world: &World, params: &Params, interim_after: Duration) -> (Service, Shell) {
     let timing = Generation { max_delay: Duration::from_secs(5), max_events: 12, forget_delay: Duration::from_millis(300), interim_after };
     let purge = Purge { interval: Duration::from_secs(9), proof: TopicProof::Rows, heartbeat: Duration::from_secs(9) };
     let dir = tempfile::tempdir().unwrap();
-    let signer = Signer::open(&dir.path().join("key.pem")).unwrap();
-    let service = Service::new(Parts { state, tables, topics: topics(), timing, purge, signer, metrics, board }, 0).unwrap();
+    let service = serve(world.store.clone(), params, Manner { timing, purge }, &dir.path().join("key.pem"), 0).unwrap();
+    let positions = service.state().positions();
+    let next = [PLAYS, FORGETS].map(|topic| positions.get(&(topic.to_owned(), 0)).map_or(0, |&next| next as usize));
     (service, Shell { next, ..Shell::default() })
 }
 
@@ -243,17 +287,24 @@ pub(in crate::run) fn settle(world: &mut World, service: &mut Service, shell: &m
     panic!("not settled: {:?}", service.state().waiting());
 }
 
+/// A stored play: user, item, keyed hash of the event id, time, ordered bits of the value.
+pub(in crate::run) type Named = (String, String, Option<u64>, i64, u64);
+
 /// Stored plays under their natural names.
-pub(in crate::run) fn plays(service: &Service) -> BTreeSet<(String, String, Option<u64>, i64, u64)> {
-    let mut plays = BTreeSet::new();
-    let name = |side, number| service.state().dictionary().name(side, number).expect("a play has names").to_string();
-    service
-        .tables()
-        .plays(Range::All, &mut |play, _| {
-            plays.insert((name(Side::User, play.user), name(Side::Item, play.item), play.ident, play.time, play.value));
-        })
-        .unwrap();
-    plays
+pub(in crate::run) fn plays(service: &Service) -> BTreeSet<Named> {
+    named(service.tables(), service.state().dictionary()).expect("a play has names")
+}
+
+/// Stored plays under the names of a dictionary; the first number without a name is an error.
+pub(in crate::run) fn named(tables: &Tables, dictionary: &Dictionary) -> Result<BTreeSet<Named>, String> {
+    let (mut plays, mut nameless) = (BTreeSet::new(), None);
+    let name = |side, number| dictionary.name(side, number).map(|name| name.to_string());
+    let visit = &mut |play: Play, _: &str| match (name(Side::User, play.user), name(Side::Item, play.item)) {
+        (Some(user), Some(item)) => drop(plays.insert((user, item, play.ident, play.time, play.value))),
+        _ => nameless = Some(format!("a play without names: {play:?}")),
+    };
+    tables.plays(Range::All, visit).map_err(|error| error.to_string())?;
+    nameless.map_or(Ok(plays), Err)
 }
 
 /// Predictions by name.

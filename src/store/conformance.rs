@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::disk::Disk;
 use super::memory::MemoryStore;
 use super::rocks::RocksStore;
 use super::rows::read_factors;
@@ -78,6 +79,11 @@ fn writes_rows_of_a_generation(store: &dyn Store) {
 #[test]
 fn memory_conforms() {
     conforms(&MemoryStore::default());
+}
+
+#[test]
+fn the_disk_of_simulations_conforms() {
+    conforms(&Disk::default());
 }
 
 #[test]

@@ -256,3 +256,5 @@ pub(crate) mod canary;
 mod conformance;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+pub(crate) mod disk;

@@ -107,11 +107,21 @@ impl Finding {
     /// What reading these records up to `upto` finds, for tests of what is made of it.
     #[cfg(test)]
     pub(crate) fn of(upto: &Offsets, records: &[(i64, super::super::OutRecord)], gone: MustBeGone<'_>) -> Finding {
+        Finding::of_partitions(upto, records.iter().map(|(offset, record)| (0, *offset, record)), gone)
+    }
+
+    /// As [`Finding::of`], with the partition of each record.
+    #[cfg(test)]
+    pub(crate) fn of_partitions<'r>(
+        upto: &Offsets,
+        records: impl Iterator<Item = (i32, i64, &'r super::super::OutRecord)>,
+        gone: MustBeGone<'_>,
+    ) -> Finding {
         let mut pass = Pass { finding: Finding { upto: upto.clone(), ..Finding::default() }, newest: HashMap::new(), gone };
-        for (offset, record) in records {
+        for (partition, offset, record) in records {
             let headers = record.headers.iter().map(|(name, value)| (*name, value.as_slice())).collect();
             let (key, payload) = (record.key.as_deref(), record.value.as_deref());
-            pass.take(&TopicRecord { partition: 0, offset: *offset, timestamp: None, key, payload, headers });
+            pass.take(&TopicRecord { partition, offset, timestamp: None, key, payload, headers });
         }
         pass.finding
     }
