@@ -10,9 +10,6 @@ use super::trial::Trial;
 /// Seeds of a plain test run.
 const SEEDS: u64 = 200;
 
-/// Seeds that once failed, and what was wrong.
-const ONCE_FAILED: &[(u64, &str)] = &[];
-
 /// What is asked for: `SIMULATE_SEED` one seed, `SIMULATE_SEEDS` so many from 0 on, `SIMULATE_FIRST` only until one fails.
 #[expect(clippy::disallowed_methods, reason = "which seeds are run is no part of the configuration")]
 fn asked(what: &str) -> Option<u64> {
@@ -97,13 +94,6 @@ fn simulate_seeds() {
     let Lived { crashes, cuts, full, rebalances, made_anew, failed_sends, interims, .. } = tally.lived;
     let all = [crashes, cuts, full, rebalances, made_anew, failed_sends, interims];
     assert!(all.iter().all(|count| *count > 0), "each trouble was met: {all:?}");
-}
-
-#[test]
-fn simulate_what_once_failed() {
-    for (seed, what) in ONCE_FAILED {
-        live(*seed).unwrap_or_else(|broken| panic!("seed {seed}, once {what}: {broken}"));
-    }
 }
 
 #[test]
