@@ -162,15 +162,21 @@ impl Disk {
         let mut state = self.state();
         state.writes += 1;
         let by = state.writes;
-        for change in batch.changes() {
+        let mut looked = Ok(());
+        batch.each(&mut |change| {
             let (family, key, new) = match change {
                 Change::Put(family, key, value) => (family, key, Some(value)),
                 Change::Delete(family, key) => (family, key, None),
             };
-            if let Some(value) = self.rows.get(family, key)?.filter(|value| new != Some(value)) {
-                state.left.push(Left { family, key: key.to_vec(), value, by, in_log: true, in_files: true });
+            match self.rows.get(family, key) {
+                Ok(Some(value)) if new != Some(&value) => {
+                    state.left.push(Left { family, key: key.to_vec(), value, by, in_log: true, in_files: true });
+                }
+                Ok(_) => {}
+                Err(error) => looked = Err(error),
             }
-        }
+        });
+        looked?;
         self.rows.write(batch)
     }
 }

@@ -262,7 +262,7 @@ pub(in crate::run) fn what_is_purged_is_gone(stored: &Stored, seen: &Seen, disk:
 /// In the end: everything produced was taken in, everything stored was handed out, every request is purged.
 pub(in crate::run) fn everything_has_arrived(stored: &Stored, produced: &Seen, seen: &Seen, reader: &Reader) -> Check {
     holds(produced == seen, "every event is taken in", || format!("{produced:?}, taken in {seen:?}"))?;
-    let (waiting, _) = stored.tables.outbox_len().map_err(|error| error.to_string())?;
+    let waiting = stored.tables.backlog().map_err(|error| error.to_string())?.rows;
     holds(waiting == 0, "the outbox empties", || format!("{waiting} rows wait"))?;
     readers_see_whole_generations(reader)?;
     if let Some(current) = &stored.restored.current {

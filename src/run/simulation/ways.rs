@@ -226,7 +226,7 @@ impl Courier {
 }
 
 impl Sink for Courier {
-    fn send(&mut self, parcel: Parcel) {
+    fn send(&mut self, mut parcel: Parcel) {
         assert!(self.flying.is_none(), "one parcel at a time");
         let mut broker = lock(&self.broker);
         if self.transactions && !std::mem::replace(&mut self.fenced, true) {
@@ -234,7 +234,7 @@ impl Sink for Courier {
         }
         let transaction = self.transactions.then(|| broker.begin());
         drop(broker);
-        let records = parcel.records.iter().cloned().collect();
+        let records = std::mem::replace(&mut parcel.records, Box::new(std::iter::empty())).collect();
         self.flying = Some(Flying { parcel, records, ends: Positions::new(), sent: BTreeMap::new(), told: false, transaction });
     }
 
