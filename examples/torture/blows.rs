@@ -155,7 +155,9 @@ fn other(arena: &mut Arena) -> Result<()> {
     has_all(&mut arena.service)?;
     let state = arena.another_state();
     let outputs = ["factors", "generations", "receipts", "dead_letters"];
-    let topics: Vec<String> = outputs.iter().map(|role| format!("topics.{role}={}.other", arena.service.topic(role))).collect();
+    // Topics of its own as well: a new state does not publish on used ones.
+    let own = state.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let topics: Vec<String> = outputs.iter().map(|role| format!("topics.{role}={}.{own}", arena.service.topic(role))).collect();
     let mut second = arena.service.twin(state.clone(), &topics)?;
     second.done(&["topics"])?;
     second.start_heard()?;
