@@ -140,6 +140,10 @@ impl TopicProof {
 pub struct Receipts {
     /// Ed25519 key file (PKCS#8 PEM); default: `receipts.pem` in the state directory, made at the first start.
     pub signing_key: Option<PathBuf>,
+    /// Time within which a forget should be published; only told, decides nothing.
+    pub published_within: Duration,
+    /// Time within which a published forget should be purged; only told, decides nothing.
+    pub purged_within: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -164,6 +168,8 @@ pub enum LogFormat {
 
 /// A week: longer waits are a mistake in the unit.
 const LONGEST_WAIT: Duration = Duration::from_secs(168 * 3600);
+/// Thirty days: the month that the law gives.
+const LONGEST_OBJECTIVE: Duration = Duration::from_secs(720 * 3600);
 
 /// A hundred years.
 const LONGEST_KEPT: Duration = Duration::from_secs(36_525 * 24 * 3600);
@@ -201,7 +207,11 @@ impl Config {
                 fences: settings.duration_or_ever("store.fence_retention", Duration::from_secs(3600)..=LONGEST_KEPT)?,
                 backups: settings.duration_or_ever("store.backup_retention", Duration::from_secs(3600)..=LONGEST_KEPT)?,
             },
-            receipts: Receipts { signing_key: settings.path_if_set("receipts.signing_key")? },
+            receipts: Receipts {
+                signing_key: settings.path_if_set("receipts.signing_key")?,
+                published_within: settings.duration("receipts.published_within", Duration::from_millis(1)..=LONGEST_OBJECTIVE)?,
+                purged_within: settings.duration("receipts.purged_within", Duration::from_millis(1)..=LONGEST_OBJECTIVE)?,
+            },
             http: http(&settings)?,
             log: Log {
                 level: settings.log_filter("log.level")?,

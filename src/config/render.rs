@@ -49,10 +49,19 @@ impl Config {
             ("model", self.model_section()),
             ("generation", self.generation_section()),
             ("store", table([("path", text(self.store.path.display())), ("purge_interval", duration(self.purge.interval))])),
-            ("receipts", self.receipts.signing_key.iter().map(|path| ("signing_key".to_owned(), text(path.display()))).collect()),
+            ("receipts", self.receipts_section()),
             ("http", self.http_section()),
             ("log", table([("level", text(&self.log.level)), ("format", text(log_format(self.log.format)))])),
         ]
+    }
+
+    fn receipts_section(&self) -> Table {
+        let mut section = table([
+            ("published_within", duration(self.receipts.published_within)),
+            ("purged_within", duration(self.receipts.purged_within)),
+        ]);
+        section.extend(self.receipts.signing_key.iter().map(|path| ("signing_key".to_owned(), text(path.display()))));
+        section
     }
 
     fn http_section(&self) -> Table {

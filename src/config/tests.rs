@@ -52,6 +52,8 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.generation.interim_after, Duration::from_secs(1));
     assert_eq!(config.store.path, Path::new("state"));
     assert_eq!(config.receipts.signing_key, None);
+    assert_eq!(config.receipts.published_within, Duration::from_secs(300));
+    assert_eq!(config.receipts.purged_within, Duration::from_secs(3600));
     assert_eq!((config.purge.interval, config.purge.heartbeat), (Duration::from_secs(10), Duration::from_secs(60)));
     assert_eq!(config.keep, Keep::default());
     assert_eq!(config.purge.proof, TopicProof::Rows);
@@ -162,6 +164,8 @@ fn a_value_out_of_range_is_refused_with_what_is_allowed() {
         ("generation.max_events", "0", "an integer from 1 to"),
         ("generation.forget_delay", "soon", "a duration from 0ms to 168h"),
         ("generation.interim_after", "200h", "a duration from 0ms to 168h"),
+        ("receipts.published_within", "0s", "a duration from 1ms to 720h"),
+        ("receipts.purged_within", "721h", "a duration from 1ms to 720h"),
         ("store.path", "", "a string of 1 to 4096 bytes"),
         ("store.fence_retention", "never", "\"forever\", or a duration from 1h to 876600h"),
         ("store.backup_retention", "59m", "\"forever\", or a duration from 1h to 876600h"),

@@ -2,8 +2,8 @@
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result, histogram_opts, opts,
-    register_gauge_with_registry, register_histogram_vec_with_registry, register_histogram_with_registry,
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result, histogram_opts, opts,
+    register_gauge_vec_with_registry, register_gauge_with_registry, register_histogram_vec_with_registry, register_histogram_with_registry,
     register_int_counter_vec_with_registry, register_int_counter_with_registry, register_int_gauge_vec_with_registry,
     register_int_gauge_with_registry,
 };
@@ -24,6 +24,7 @@ pub(super) struct Declared {
     pub dead_letters: IntCounterVec,
     pub lag: IntGaugeVec,
     pub event_age: Histogram,
+    pub event_oldest: Gauge,
     pub forgets: IntCounterVec,
     pub forgets_pending: IntGaugeVec,
     pub forget_oldest: Gauge,
@@ -55,7 +56,16 @@ pub(super) struct Declared {
     pub backups: IntGauge,
     pub backup_newest: Gauge,
     pub outbox_records: IntGauge,
+    pub around: Around,
+}
+
+/// What the loop works with and is measured against.
+pub(super) struct Around {
+    pub forget_objective: GaugeVec,
     pub store_bytes: IntGaugeVec,
+    pub disk_bytes: IntGauge,
+    pub disk_free: IntGauge,
+    pub ready: IntGauge,
 }
 
 impl Declared {
@@ -82,6 +92,7 @@ impl Declared {
                 ),
                 registry
             )?,
+            event_oldest: gauge(r, "nepenthe_event_oldest_seconds", "Age of the oldest event that no reader sees yet, 0 without one.")?,
             forgets: counters(r, "nepenthe_forgets_total", "Forgets that reached a status.", &["status"])?,
             forgets_pending: gauges(r, "nepenthe_forgets_pending", "Forgets that wait at a stage for the next one.", &["stage"])?,
             forget_oldest: gauge(r, "nepenthe_forget_oldest_seconds", "Age of the oldest pending forget, 0 when none waits.")?,
@@ -137,8 +148,24 @@ impl Declared {
             backups: int_gauge(r, "nepenthe_backups", "Backups that were taken and are not older than store.backup_retention.")?,
             backup_newest: gauge(r, "nepenthe_backup_newest_timestamp_seconds", "Unix time of the newest backup, 0 without one.")?,
             outbox_records: int_gauge(r, "nepenthe_outbox_records", "Records committed and not yet acknowledged by the broker.")?,
-            store_bytes: gauges(r, "nepenthe_store_bytes", "Live bytes of a column family.", &["family"])?,
+            around: Around::new(r)?,
             registry,
+        })
+    }
+}
+
+impl Around {
+    fn new(r: &Registry) -> Result<Around> {
+        Ok(Around {
+            forget_objective: register_gauge_vec_with_registry!(
+                opts!("nepenthe_forget_objective_seconds", "Time within which a forget should reach a stage, as configured."),
+                &["stage"],
+                r
+            )?,
+            store_bytes: gauges(r, "nepenthe_store_bytes", "Live bytes of a column family.", &["family"])?,
+            disk_bytes: int_gauge(r, "nepenthe_store_disk_bytes", "Size of the file system that holds the state.")?,
+            disk_free: int_gauge(r, "nepenthe_store_disk_free_bytes", "Bytes that the service may still write there.")?,
+            ready: int_gauge(r, "nepenthe_ready", "1 when /readyz says so: assigned, caught up, broker and store well; else 0.")?,
         })
     }
 }

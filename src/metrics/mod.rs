@@ -47,6 +47,10 @@ pub enum Happening<'a> {
     Assigned { partitions: &'a [(String, i32)] },
     /// `count` events became visible in a published generation `seconds` after they were read. No log line.
     EventAge { seconds: f64, count: u64 },
+    /// The oldest event that no published generation shows was read so long ago; 0 when there is none. No log line.
+    EventOldest { seconds: f64 },
+    /// Within what time a forget should reach `stage` (of [`TIMED_STAGES`]). No log line.
+    Objective { stage: &'static str, seconds: f64 },
     /// A generation is in the store.
     GenerationCommitted(Committed<'a>),
     /// The generation that a start found in the store. No log line.
@@ -65,6 +69,10 @@ pub enum Happening<'a> {
     Outbox { records: u64 },
     /// Live bytes of a column family. No log line.
     StoreBytes { family: &'static str, bytes: u64 },
+    /// Size and free bytes of the file system that holds the state. No log line.
+    Disk { bytes: u64, free: u64 },
+    /// Whether /readyz says so. No log line.
+    Ready { ready: bool },
     /// A generation could not be computed; `reason` names a row by its number only.
     SolverFailed { reason: &'a str },
     /// A parcel was not acknowledged and will be sent again.
@@ -165,7 +173,7 @@ impl Metrics {
             self.declared.published_records.with_label_values(&[topic]);
         }
         for family in families {
-            self.declared.store_bytes.with_label_values(&[family]);
+            self.declared.around.store_bytes.with_label_values(&[family]);
         }
     }
 
@@ -185,6 +193,8 @@ impl Metrics {
                 (0..count).for_each(|_| ages.observe(seconds));
                 ages.flush();
             }
+            Happening::EventOldest { seconds } => to.event_oldest.set(seconds),
+            Happening::Objective { stage, seconds } => to.around.forget_objective.with_label_values(&[stage]).set(seconds),
             Happening::GenerationCommitted(committed) => self.committed(committed),
             Happening::GenerationFound(found) => self.stands(&found),
             Happening::Phase { phase, seconds } => to.generation_duration.with_label_values(&[phase]).observe(seconds),
@@ -202,7 +212,12 @@ impl Metrics {
                 info!(rules, "fences ended by store.fence_retention");
             }
             Happening::Outbox { records } => to.outbox_records.set(gauge(records)),
-            Happening::StoreBytes { family, bytes } => to.store_bytes.with_label_values(&[family]).set(gauge(bytes)),
+            Happening::StoreBytes { family, bytes } => to.around.store_bytes.with_label_values(&[family]).set(gauge(bytes)),
+            Happening::Disk { bytes, free } => {
+                to.around.disk_bytes.set(gauge(bytes));
+                to.around.disk_free.set(gauge(free));
+            }
+            Happening::Ready { ready } => to.around.ready.set(i64::from(ready)),
             Happening::SolverFailed { reason } => {
                 to.solver_failures.inc();
                 error!(reason, "no generation: the solver failed; the last published one stays");

@@ -1,19 +1,23 @@
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use super::*;
 
 const ERRORS: [&str; 2] = ["not_json", "time_range"];
 
-/// Contract §6 but for `nepenthe_duality_gap`, which nothing computes yet.
-const CONTRACT: [&str; 25] = [
+/// What dashboards and alerts of others build on.
+const CONTRACT: [&str; 30] = [
     "nepenthe_events_total",
     "nepenthe_dead_letters_total",
     "nepenthe_consumer_lag_records",
     "nepenthe_event_age_seconds",
+    "nepenthe_event_oldest_seconds",
     "nepenthe_forgets_total",
     "nepenthe_forgets_pending",
     "nepenthe_forget_oldest_seconds",
     "nepenthe_forget_duration_seconds",
+    "nepenthe_forget_objective_seconds",
     "nepenthe_generation",
     "nepenthe_generation_created_timestamp_seconds",
     "nepenthe_generation_duration_seconds",
@@ -31,6 +35,9 @@ const CONTRACT: [&str; 25] = [
     "nepenthe_published_records_total",
     "nepenthe_outbox_records",
     "nepenthe_store_bytes",
+    "nepenthe_store_disk_bytes",
+    "nepenthe_store_disk_free_bytes",
+    "nepenthe_ready",
 ];
 
 const COMMITTED: Committed<'static> = Committed {
@@ -67,10 +74,14 @@ fn eventful() -> Metrics {
         Happening::Lag { topic: "in", partition: 0, records: 10 },
         Happening::Lag { topic: "in", partition: 1, records: 11 },
         Happening::EventAge { seconds: 0.3, count: 1000 },
+        Happening::EventOldest { seconds: 2.5 },
+        Happening::Objective { stage: "published", seconds: 300.0 },
         Happening::GenerationCommitted(COMMITTED),
         Happening::Published { topic: "factors", count: 6 },
         Happening::Outbox { records: 8 },
         Happening::StoreBytes { family: "interactions", bytes: 4096 },
+        Happening::Disk { bytes: 1000, free: 250 },
+        Happening::Ready { ready: true },
         Happening::SolverFailed { reason: "row 3" },
         Happening::PublishFailed { reason: "broker away" },
         Happening::Erased { files: 3, bytes: 700, seconds: 0.02 },
@@ -114,6 +125,8 @@ fn closed_sets_begin_at_zero() {
     has(&text, "nepenthe_store_bytes{family=\"fences\"} 0");
     has(&text, "nepenthe_purge_duration_seconds_count{phase=\"topic\"} 0");
     has(&text, "nepenthe_generation 0");
+    has(&text, "nepenthe_ready 0");
+    has(&text, "nepenthe_event_oldest_seconds 0");
 }
 
 #[test]
@@ -142,6 +155,11 @@ fn what_happens_is_counted() {
     has(&text, "nepenthe_published_records_total{topic=\"factors\"} 6");
     has(&text, "nepenthe_outbox_records 8");
     has(&text, "nepenthe_store_bytes{family=\"interactions\"} 4096");
+    has(&text, "nepenthe_event_oldest_seconds 2.5");
+    has(&text, "nepenthe_forget_objective_seconds{stage=\"published\"} 300");
+    has(&text, "nepenthe_store_disk_bytes 1000");
+    has(&text, "nepenthe_store_disk_free_bytes 250");
+    has(&text, "nepenthe_ready 1");
     has(&text, "nepenthe_solver_failures_total 1");
     has(&text, "nepenthe_publish_failures_total 1");
 }
@@ -196,4 +214,35 @@ fn names_units_and_labels_follow_the_rules() {
             assert!(!line.contains("f00d") && !line.contains("\"17\""), "an identifier in {line}");
         }
     }
+}
+
+/// Prometheus' own linter: help, types, units, reserved names.
+#[test]
+fn a_scrape_passes_promtool() {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of the Debian package prometheus: run `make setup`");
+    promtool.stdin.take().unwrap().write_all(eventful().render().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let words = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && words.is_empty(), "{}", String::from_utf8_lossy(&words));
+}
+
+/// However many forgets, bad records and events there are, the series stay the same.
+#[test]
+fn what_comes_in_makes_no_series() {
+    let metrics = eventful();
+    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    let before = series(&metrics.render());
+    for n in 0..200 {
+        let hash = format!("{n:016x}");
+        metrics.observe(&Happening::Forget { status: "published", seconds_since_accept: f64::from(n), request_hash: &hash });
+        metrics.observe(&Happening::DeadLetter { error: "not_json", topic: &hash, partition: n, offset: n.into() });
+        metrics.observe(&Happening::GenerationCommitted(Committed { number: n as u64, ..COMMITTED }));
+    }
+    assert_eq!(series(&metrics.render()), before);
 }

@@ -36,7 +36,7 @@ use crate::kafka::admin::Prover;
 use crate::kafka::client::ClientSettings;
 use crate::kafka::sink::KafkaSink;
 use crate::kafka::source::{KafkaSource, SourceError, SourceLimits};
-use crate::metrics::{Metrics, MetricsError};
+use crate::metrics::{Happening, Metrics, MetricsError};
 use crate::model::Millis;
 use crate::model::event::Refusal;
 use crate::model::processor::{InputTopics, State};
@@ -127,6 +127,9 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let metrics = Arc::new(Metrics::new(Refusal::CODES)?);
     let topics = &config.topics;
     metrics.expect(&[&topics.factors, &topics.generations, &topics.receipts, &topics.dead_letters], &Family::ALL.map(Family::name));
+    for (stage, within) in [("published", config.receipts.published_within), ("purged", config.receipts.purged_within)] {
+        metrics.observe(&Happening::Objective { stage, seconds: within.as_secs_f64() });
+    }
     let progress = Arc::new(Progress::default());
     let bell = Bell::default();
     let board = Arc::new(Board::new(store.clone(), key.clone(), metrics.clone(), progress.clone(), now()));

@@ -108,8 +108,8 @@ pub struct Service {
     /// The next generation is due whatever the delays: the current one is an interim, or a solve gave way.
     urgent: bool,
     /// Seen since the last cut; in the generation under way.
-    ages: Ages,
-    ages_under_way: Ages,
+    pub(super) ages: Ages,
+    pub(super) ages_under_way: Ages,
     freeze_seconds: f64,
     sink_pause: Backoff,
     solver_pause: Backoff,
@@ -132,6 +132,8 @@ impl Service {
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {
             first_change: state.is_behind().then_some(now),
+            // How old they are is not in the store: at least this.
+            ages: state.is_behind().then_some((now, 0)).into_iter().collect(),
             first_forget: waits.then_some(now),
             urgent: state.current().is_some_and(|current| current.manifest.interim),
             state,
@@ -147,7 +149,6 @@ impl Service {
             outbox: backlog.rows,
             letter_bytes: backlog.letter_bytes,
             unpublished: backlog.generation,
-            ages: Ages::new(),
             ages_under_way: Ages::new(),
             freeze_seconds: 0.0,
             sink_pause: Backoff::default(),

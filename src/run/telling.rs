@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::service::Service;
+use crate::http::Views;
 use crate::kafka::Source;
 use crate::metrics::{Committed, Happening};
 use crate::model::Millis;
 use crate::model::event::Refusal;
 use crate::model::receipt::{Manifest, Receipt, RequestKey, Status};
 use crate::model::step::{Outgoing, Step, Tally};
+use crate::store::Disk;
 
 impl Service {
     /// Counters and log lines of a step.
@@ -98,12 +100,19 @@ impl Service {
         }
         let stages: Vec<_> = stages.into_iter().collect();
         self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
+        let unseen = self.ages_under_way.first().or(self.ages.first());
+        let seconds = unseen.map_or(0.0, |(seen, _)| (now - seen).max(0) as f64 / 1e3);
+        self.metrics.observe(&Happening::EventOldest { seconds });
+        if let Some(Disk { bytes, free }) = self.tables.store().disk() {
+            self.metrics.observe(&Happening::Disk { bytes, free });
+        }
         let sizes = self.tables.store().sizes();
         for (family, bytes) in &sizes {
             self.metrics.observe(&Happening::StoreBytes { family: family.name(), bytes: *bytes });
         }
         let sizes = sizes.iter().map(|(family, bytes)| (family.name(), *bytes)).collect();
         self.board.observed(&state, lag, &stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
+        self.metrics.observe(&Happening::Ready { ready: self.board.ready().is_ok() });
     }
 }
 
@@ -135,4 +144,58 @@ pub(super) fn committed<'a>(manifest: &'a Manifest, phases: &'a [(&'static str, 
 /// Enough of a request's keyed hash to follow it through a log.
 fn short(key: &RequestKey) -> String {
     key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kafka::{Batch, Positions, SourceState};
+    use crate::model::Objective;
+    use crate::run::simulation::*;
+
+    /// A source that says nothing.
+    struct Still;
+
+    impl Source for Still {
+        fn poll(&mut self) -> Option<Batch> {
+            None
+        }
+
+        fn stored(&mut self, _: &Positions) {}
+
+        fn state(&self) -> SourceState {
+            SourceState::default()
+        }
+    }
+
+    fn oldest(service: &Service, now: Millis) -> f64 {
+        service.observe(&Still, now);
+        let text = service.metrics.render();
+        let line = text.lines().find(|line| line.starts_with("nepenthe_event_oldest_seconds ")).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    /// From being read until a generation with them is published; a restart counts anew, for what is committed and not seen.
+    #[test]
+    fn events_that_no_reader_sees_grow_old() {
+        let (mut world, params) = (World::default(), params(Objective::Implicit, 1));
+        world.inputs[0] = (0..3).map(|n| format!(r#"{{"user":"u{n}","item":"i","time":{n}}}"#)).collect();
+        let (mut service, mut shell) = open(&world, &params, Duration::MAX);
+        assert_eq!(oldest(&service, 500), 0.0);
+        shell.take = (0, 1);
+        turn(&mut world, &mut service, &mut shell, 1_000, false);
+        turn(&mut world, &mut service, &mut shell, 3_000, false);
+        assert_eq!(oldest(&service, 3_500), 2.5);
+        shell.take = (0, 0);
+        turn(&mut world, &mut service, &mut shell, 9_000, false);
+        assert!(shell.job.is_some(), "a solve is under way");
+        assert_eq!(oldest(&service, 9_000), 8.0);
+
+        let (mut service, mut shell) = open(&world, &params, Duration::MAX);
+        assert_eq!(oldest(&service, 4_000), 4.0, "the restart was at 0");
+        settle(&mut world, &mut service, &mut shell, &mut 5_000);
+        assert_eq!(oldest(&service, 90_000), 0.0);
+    }
 }

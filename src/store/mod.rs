@@ -201,6 +201,14 @@ impl StoreError {
 /// Called for each row of a scan with key and value; `Break` ends it.
 pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
+/// A file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    pub bytes: u64,
+    /// What a process without privileges may still write.
+    pub free: u64,
+}
+
 /// Ordered families of bytes with atomic, durable batches.
 pub trait Store: Send + Sync {
     /// Commits a batch: when this returns, all of it survives a crash; else none of it is seen.
@@ -224,6 +232,11 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Io`] when it cannot be made.
     fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
         Err(StoreError::Io { action: "copy", cause: format!("it is in memory: {} is not made", to.display()) })
+    }
+
+    /// Size and free bytes of the file system that holds the store; `None` in memory, or when the system does not tell.
+    fn disk(&self) -> Option<Disk> {
+        None
     }
 
     /// Makes the bytes of rows that were deleted or replaced before this call disappear from the disk, for rows with keys

@@ -9,7 +9,7 @@ use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB
 use rocksdb::{Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::rows::{FORMAT, FORMAT_KEY};
-use super::{Batch, Change, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure};
+use super::{Batch, Change, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure};
 
 /// Lies in a state directory while it is being restored.
 pub const UNFINISHED: &str = "restore.unfinished";
@@ -201,6 +201,11 @@ impl Store for RocksStore {
         taken.map_err(|e| failed("copy", &e))
     }
 
+    fn disk(&self) -> Option<Disk> {
+        let disk = rustix::fs::statvfs(self.db.path()).ok()?;
+        Some(Disk { bytes: disk.f_blocks * disk.f_frsize, free: disk.f_bavail * disk.f_frsize })
+    }
+
     fn erase(&self, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
         erasure::erase(&self.db, ranges, go_on)
     }
@@ -358,6 +363,14 @@ pub fn secret(path: &Path, fresh: impl FnOnce() -> std::io::Result<[u8; 32]>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_disk_is_told_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RocksStore::open(dir.path()).unwrap().disk().unwrap();
+        assert!(disk.free > 0 && disk.bytes > disk.free, "{disk:?}");
+        assert_eq!(crate::store::memory::MemoryStore::default().disk(), None);
+    }
 
     #[test]
     fn a_second_process_is_refused_and_a_reader_is_not() {
