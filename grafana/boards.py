@@ -202,7 +202,7 @@ def operations():
                 stacked=True)
     board.lines("Time of one, by phase", "Mean seconds that a generation spends in each phase.", "s",
                 (mean("nepenthe_generation_duration_seconds", "phase"), "{{phase}}"), stacked=True)
-    board.lines("Busy, by phase", "Share of the time spent in each phase. Solving near 1 all the time: events wait for the solver.",
+    board.lines("Busy, by phase", "Share of the time, counted when a phase ends: a long one is a peak. Solving near 1 for long: events wait.",
                 "percentunit",
                 ("sum by (phase) (rate(nepenthe_generation_duration_seconds_sum{§}[$__rate_interval]))", "{{phase}}"), stacked=True)
     board.lines("Users and items", "With a factor row in the newest generation.", "short",
@@ -287,7 +287,7 @@ def forgetting():
                  "sweeps"))
     board.lines("Objective", "Its value at the newest generation; it jumps with the data.", "short",
                 ("max by (instance) (nepenthe_objective{§})", "{{instance}}"))
-    board.lines("Rank", "Directions that the newest generation uses, against the length of its rows.", "short",
+    board.lines("Rank", "Directions that the newest generation uses (0: not known), against the length of its rows.", "short",
                 ("max by (instance) (nepenthe_effective_rank{§})", "{{instance}}"), ("max(nepenthe_rank{§})", "rank"), limit="rank")
     board.lines("Events kept out", "Events that came again after they were forgotten, and that a fence kept out.", "eps",
                 ('sum(rate(nepenthe_events_total{§, outcome="fenced"}[$__rate_interval]))', "fenced"))
