@@ -55,3 +55,7 @@ fmt: ## format the sources
 
 lint: setup ## clippy, warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: reference
+reference: setup ## write docs/reference anew from the code
+	@NEPENTHE_WRITE_REFERENCE=1 cargo test --locked --quiet --lib -- the_configuration_page the_metrics_page

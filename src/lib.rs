@@ -13,5 +13,7 @@ pub mod http;
 pub mod kafka;
 pub mod metrics;
 pub mod model;
+#[cfg(test)]
+mod reference;
 pub mod run;
 pub mod store;

@@ -109,6 +109,12 @@ fn every_name_of_the_contract_is_there() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_metrics_page_is_what_is_served() {
+    crate::reference::hold("metrics.md", &crate::reference::metrics(&eventful().render()));
+}
+
 #[test]
 fn closed_sets_begin_at_zero() {
     let metrics = Metrics::new(&ERRORS).unwrap();

@@ -1,7 +1,15 @@
 use super::*;
+use crate::model::schemas;
 
 fn origin(kind: Kind, objective: Objective) -> Origin<'static> {
     Origin { topic: "t", partition: 3, offset: 9, timestamp: Some(1_000_000), kind, objective }
+}
+
+/// Decodes, and holds what comes of it against the published schemas.
+fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, Refusal> {
+    let decoded = super::decode(origin, payload);
+    schemas::agree(origin, payload, &decoded);
+    decoded
 }
 
 fn read(kind: Kind, text: &str) -> Result<Event<'_>, Refusal> {
