@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{Config, Sources};
 use crate::kafka::admin::{Role, TopicPlan};
 use crate::model::event::{Selector, Shape, decode};
-use crate::model::receipt::{Certificate, Counts, Manifest, Model, Receipt, Removed, Stages, Status, instant};
+use crate::model::receipt::{Backups, Certificate, Counts, Manifest, Model, Receipt, Removed, Stages, Status, instant};
 use crate::model::{Certify, Params};
 
 fn origin(kind: Kind, objective: Objective) -> Origin<'static> {
@@ -289,6 +289,7 @@ fn receipt(whole: bool) -> Value {
         certificate: whole.then(|| certificate(true)),
         exactness: vec!["E0".to_owned(), "E1".to_owned()],
         purged_from: if whole { vec!["disk".to_owned(), "rows".to_owned(), "names".to_owned()] } else { Vec::new() },
+        backups: whole.then(|| Backups { count: 2, newest: instant(1_790_000_000_000) }),
         error: whole.then(|| "why".to_owned()),
     };
     serde_json::to_value(receipt).unwrap()
