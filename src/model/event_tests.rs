@@ -257,7 +257,8 @@ pub(crate) const RECORDS: &[&str] = &[
 fn fuzz_events() {
     crate::fuzz::fuzz("events", RECORDS, |payload| {
         for (kind, objective) in [(Kind::Interaction, Objective::Implicit), (Kind::Forget, Objective::Explicit)] {
-            match decode(&origin(kind, objective), payload) {
+            // Not held against the schemas, which see the last of several fields of one name where the decoder refuses them.
+            match super::decode(&origin(kind, objective), payload) {
                 Ok(Event::Interaction(event)) => {
                     let ids = [(&event.user, MAX_ID), (&event.item, MAX_ID), (event.event_id.as_ref().unwrap_or(&event.user), MAX_ID)];
                     assert!(ids.iter().all(|(id, longest)| (1..=*longest).contains(&id.len())));
