@@ -13,6 +13,7 @@ pub mod parcel;
 pub mod purger;
 pub mod purging;
 pub mod restoring;
+mod sending;
 pub mod service;
 #[cfg(test)]
 mod simulation;

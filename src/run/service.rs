@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Generation, Keep, Purge, Topics};
-use crate::kafka::{Batch, Parcel, Parceled, Positions, Sink, Source};
+use crate::kafka::{Batch, Sink, Source};
 use crate::metrics::{Happening, Metrics};
 use crate::model::factors::Side;
 use crate::model::processor::{FoldError, State};
 use crate::model::receipt::Status;
-use crate::model::step::{Input, Outgoing, RowChange, Tally};
+use crate::model::step::{Input, Outgoing, Tally};
 use crate::model::{Millis, receipt};
 use crate::run::allocator;
 use crate::run::backoff::{Backoff, passed};
 use crate::run::board::{Board, Phase};
 use crate::run::keys::Signer;
-use crate::run::parcel::{Packer, factor_ends};
 use crate::run::purger::Purger;
 use crate::run::purging::Purging;
 use crate::run::restoring::{ForgetsLost, Restoring};
+use crate::run::sending::Sending;
 use crate::run::solver::{Solved, Solver};
 use crate::run::telling::committed;
 use crate::store::StoreError;
@@ -54,15 +54,6 @@ pub enum TurnError {
 /// Events taken in and when.
 type Ages = Vec<(Millis, u64)>;
 
-/// A group of outbox rows that is on its way.
-struct Sending {
-    sequences: Vec<u64>,
-    letter_bytes: u64,
-    /// The generation that it ends, with all its rows.
-    generation: Option<Vec<(Side, u32, RowChange)>>,
-    since: Millis,
-}
-
 /// The solve that is under way.
 struct Solving {
     since: Millis,
@@ -89,19 +80,19 @@ pub struct Service {
     pub(super) tables: Tables,
     pub(super) topics: Topics,
     timing: Generation,
-    signer: Signer,
+    pub(super) signer: Signer,
     pub(super) metrics: Arc<Metrics>,
     pub(super) board: Arc<Board>,
-    sending: Option<Sending>,
+    pub(super) sending: Option<Sending>,
     /// Another process may be at work with our identity: the next parcel looks, and is sent even when it is empty.
-    contested: bool,
+    pub(super) contested: bool,
     solving: Option<Solving>,
     /// Rows that wait in the outbox.
     pub(super) outbox: u64,
     /// Bytes of the dead letters among them.
     pub(super) letter_bytes: u64,
     /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
-    unpublished: bool,
+    pub(super) unpublished: bool,
     /// When the oldest change came that no generation knows.
     first_change: Option<Millis>,
     first_forget: Option<Millis>,
@@ -111,7 +102,7 @@ pub struct Service {
     pub(super) ages: Ages,
     pub(super) ages_under_way: Ages,
     freeze_seconds: f64,
-    sink_pause: Backoff,
+    pub(super) sink_pause: Backoff,
     solver_pause: Backoff,
     pub(super) purging: Purging,
     pub(super) keep: Keep,
@@ -369,77 +360,8 @@ impl Service {
         }
     }
 
-    fn send(&mut self, sink: &mut dyn Sink, now: Millis) -> Result<bool, TurnError> {
-        let group = self.tables.next_group()?;
-        let doubt = std::mem::take(&mut self.contested);
-        if group.is_empty() && !doubt {
-            (self.outbox, self.letter_bytes, self.unpublished) = (0, 0, false);
-            return Ok(false);
-        }
-        let packer =
-            Packer { topics: &self.topics, signer: &self.signer, dictionary: self.state.dictionary(), current: self.state.current() };
-        let parcel = Parcel { doubt, ..packer.parcel(&group) };
-        let ends_generation = group.iter().any(|(_, message)| matches!(message, Outgoing::Manifest { .. }));
-        let mut rows = Vec::new();
-        for (_, message) in &group {
-            if let Outgoing::Rows { rows: more, .. } = message {
-                rows.extend(more);
-            }
-        }
-        self.sending = Some(Sending {
-            sequences: group.iter().map(|(sequence, _)| *sequence).collect(),
-            letter_bytes: group.iter().map(|(_, message)| message.letter_bytes()).sum(),
-            generation: ends_generation.then_some(rows),
-            since: now,
-        });
-        sink.send(parcel);
-        Ok(true)
-    }
-
-    fn parceled(&mut self, parceled: Parceled, now: Millis) -> Result<(), TurnError> {
-        let Some(sending) = self.sending.take() else { return Ok(()) };
-        let (ends, sent) = match parceled {
-            Parceled::Delivered { ends, sent } => (ends, sent),
-            Parceled::Failed(reason) => {
-                self.metrics.observe(&Happening::PublishFailed { reason: &reason });
-                self.board.sink_trouble(Some(reason));
-                self.sink_pause.fail(now);
-                return Ok(());
-            }
-            Parceled::Superseded(reason) => return Err(TurnError::Superseded(reason)),
-        };
-        self.sink_pause.succeed();
-        self.board.sink_trouble(None);
-        self.tell_sent(&sent);
-        match &sending.generation {
-            None => self.tables.commit_delivered(&sending.sequences, None)?,
-            Some(rows) => self.publish(&sending, rows, &ends, now)?,
-        }
-        self.outbox -= (sending.sequences.len() as u64).min(self.outbox);
-        self.letter_bytes -= sending.letter_bytes.min(self.letter_bytes);
-        Ok(())
-    }
-
-    fn publish(&mut self, sending: &Sending, rows: &[(Side, u32, RowChange)], ends: &Positions, now: Millis) -> Result<(), TurnError> {
-        let published = self.state.published(&factor_ends(&self.topics.factors, ends), rows, now);
-        let Some(current) = self.state.current() else { return Ok(()) };
-        self.tables.commit_delivered(&sending.sequences, Some((&published, current)))?;
-        self.outbox += published.outbox.len() as u64;
-        self.unpublished = false;
-        allocator::give_back_after(rows.len() as u64);
-        self.restored();
-        self.purging.published(&published.requests, now);
-        published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
-        for (seen, count) in std::mem::take(&mut self.ages_under_way) {
-            self.metrics.observe(&Happening::EventAge { seconds: (now - seen).max(0) as f64 / 1e3, count });
-        }
-        self.metrics.observe(&Happening::Phase { phase: "publish", seconds: (now - sending.since).max(0) as f64 / 1e3 });
-        self.show_model();
-        Ok(())
-    }
-
     /// Hands the published model to the pages.
-    fn show_model(&self) {
+    pub(super) fn show_model(&self) {
         if let Some(current) = self.state.current() {
             self.board.published(current, self.names());
         }

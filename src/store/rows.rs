@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Family, StoreError};
+use super::{Batch, Family, StoreError};
 use crate::model::factors::Side;
 use crate::model::play::Play;
-use crate::model::step::{DeadLetter, Outgoing, RowChange};
+use crate::model::step::{DeadLetter, Outgoing, Positions, RowChange};
 
 /// Version of the whole format, in the row [`FORMAT_KEY`] of `meta`.
 pub const FORMAT: u8 = 1;
@@ -228,6 +228,26 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk::<N>()?;
     *rest = tail;
     Some(*head)
+}
+
+/// Begins the keys of [`put_positions`].
+pub const OFFSET: u8 = b'o';
+
+/// Key `o/<partition, 4 bytes>/<topic>`, value the next offset.
+pub fn put_positions(batch: &mut Batch, positions: &Positions) {
+    for ((topic, partition), next) in positions {
+        let key = [&[OFFSET, b'/'], &partition.to_be_bytes()[..], topic.as_bytes()].concat();
+        batch.put(Family::Meta, &key, &versioned(&next.to_le_bytes()));
+    }
+}
+
+/// Reads a row of [`put_positions`].
+pub fn read_position(key: &[u8], value: &[u8]) -> Result<((String, i32), i64), StoreError> {
+    let damaged = || StoreError::damaged(Family::Meta, key, "not an offset");
+    let next = unversioned(Family::Meta, key, value)?.try_into().map(i64::from_le_bytes).map_err(|_| damaged())?;
+    let (partition, topic) = key.get(2..).and_then(|key| key.split_first_chunk::<4>()).ok_or_else(damaged)?;
+    let topic = std::str::from_utf8(topic).map_err(|_| damaged())?;
+    Ok(((topic.to_owned(), i32::from_be_bytes(*partition)), next))
 }
 
 #[cfg(test)]

@@ -25,7 +25,6 @@ const GENERATION: &[u8] = b"generation";
 const DIGEST: &[u8] = b"digest";
 const KEY_CHECK: &[u8] = b"key";
 const OBJECTIVE: &[u8] = b"objective";
-const OFFSET: u8 = b'o';
 const NEXT: [&[u8]; 2] = [b"next/user", b"next/item"];
 
 /// What the outbox holds.
@@ -129,7 +128,7 @@ impl Tables {
             let key = [&rule.subject[..], &blake3::hash(&value).as_bytes()[..16]].concat();
             batch.put(Family::Fences, &key, &value);
         }
-        put_positions(&mut batch, &step.positions);
+        rows::put_positions(&mut batch, &step.positions);
         put_requests(&mut batch, &step.requests)?;
         self.put_outbox(&mut batch, &step.outbox)?;
         self.store.write(&batch)
@@ -286,11 +285,8 @@ impl Tables {
     pub fn positions(&self) -> Result<Positions, StoreError> {
         let mut positions = Positions::new();
         let mut failed = None;
-        self.store.scan(
-            Family::Meta,
-            &[OFFSET, b'/'],
-            after(&[OFFSET, b'/']).as_deref(),
-            &mut |key, value| match read_position(key, value) {
+        self.store.scan(Family::Meta, &[rows::OFFSET, b'/'], after(&[rows::OFFSET, b'/']).as_deref(), &mut |key, value| {
+            match rows::read_position(key, value) {
                 Ok((at, next)) => {
                     positions.insert(at, next);
                     ControlFlow::Continue(())
@@ -299,8 +295,8 @@ impl Tables {
                     failed = Some(error);
                     ControlFlow::Break(())
                 }
-            },
-        )?;
+            }
+        })?;
         failed.map_or(Ok(positions), Err)
     }
 
@@ -432,20 +428,4 @@ pub(super) fn put_requests(batch: &mut Batch, requests: &[(RequestKey, Request)]
         batch.put(Family::Ledger, key, &rows::json(request)?);
     }
     Ok(())
-}
-
-/// Key `o/<partition, 4 bytes>/<topic>`, value the next offset.
-fn put_positions(batch: &mut Batch, positions: &Positions) {
-    for ((topic, partition), next) in positions {
-        let key = [&[OFFSET, b'/'], &partition.to_be_bytes()[..], topic.as_bytes()].concat();
-        batch.put(Family::Meta, &key, &rows::versioned(&next.to_le_bytes()));
-    }
-}
-
-fn read_position(key: &[u8], value: &[u8]) -> Result<((String, i32), i64), StoreError> {
-    let damaged = || StoreError::damaged(Family::Meta, key, "not an offset");
-    let next = rows::unversioned(Family::Meta, key, value)?.try_into().map(i64::from_le_bytes).map_err(|_| damaged())?;
-    let (partition, topic) = key.get(2..).and_then(|key| key.split_first_chunk::<4>()).ok_or_else(damaged)?;
-    let topic = std::str::from_utf8(topic).map_err(|_| damaged())?;
-    Ok(((topic.to_owned(), i32::from_be_bytes(*partition)), next))
 }
