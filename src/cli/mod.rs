@@ -12,6 +12,7 @@ pub mod export_model;
 pub mod forget;
 pub mod import_model;
 pub mod keys;
+mod notify;
 pub mod npy;
 pub mod output;
 pub mod purge;
@@ -265,13 +266,13 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         return demo::run(args);
     }
     let overrides = cli.global.overrides().map_err(CliError::usage)?;
-    let sources = Sources::from_process(cli.global.config.clone(), overrides);
-    let config = sources.and_then(|sources| Config::load(&sources)).map_err(CliError::usage)?;
+    let sources = Sources::from_process(cli.global.config.clone(), overrides).map_err(CliError::usage)?;
+    let config = Config::load(&sources).map_err(CliError::usage)?;
     if !matches!(cli.command, Command::Run) {
         log_to_stderr(cli.global.verbose);
     }
     match cli.command {
-        Command::Run => run::run(config),
+        Command::Run => run::run(config, &sources),
         Command::Demo(args) => demo::run(args),
         Command::Topics(args) => topics::run(&config, &args),
         Command::Send(args) => send::run(&config, &args),

@@ -50,6 +50,12 @@ impl Sources {
     }
 }
 
+/// Where the service manager wants to be told that the service is ready: NOTIFY_SOCKET of systemd.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+pub fn notify_socket() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())
+}
+
 fn our_variable((name, value): (OsString, OsString)) -> Option<Result<(String, String), ConfigError>> {
     let name = name.into_string().ok().filter(|name| name.starts_with(VARIABLE_PREFIX))?;
     Some(match value.into_string() {

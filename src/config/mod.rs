@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use check::{Bound, Settings};
 pub use check::{ConfigError, Origin};
-pub use layers::{Sources, assignment};
+pub use layers::{Sources, assignment, notify_socket};
 
 use crate::model::{Certify, Millis, Objective, Params};
 
