@@ -301,6 +301,15 @@ def forgetting():
                 ("sum by (instance) (rate(nepenthe_purge_rewritten_bytes_total{§}[$__rate_interval]))", "{{instance}}"))
     board.lines("Purges not proven", "Tried again later, in five minutes; /v1/status says why (`purge.reason`).", "short",
                 ("sum by (instance) (increase(nepenthe_purge_failures_total{§}[5m]))", "{{instance}}"))
+    board.row("What keeps, and what keeps out")
+    board.lines("Fences", "Rules that keep forgotten events out for good; with store.fence_retention they end one day.", "short",
+                ("sum(nepenthe_fences{§})", "fences"), width=8)
+    board.lines("Fences expired", "Ended by store.fence_retention: what they kept out may come back from here on.", "short",
+                ("sum by (instance) (increase(nepenthe_fences_expired_total{§}[$__rate_interval]))", "{{instance}}"), width=8)
+    board.number("Backups", "Known copies of the state that may still exist: what was forgotten since lies in them until they are deleted.",
+                 "short", "max(nepenthe_backups{§})")
+    board.number("Newest backup", "When the last known backup was taken; 1970 when there is none.", "dateTimeAsIso",
+                 "max(nepenthe_backup_newest_timestamp_seconds{§}) * 1000")
     return board
 
 
