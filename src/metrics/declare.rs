@@ -122,11 +122,7 @@ impl Declared {
             )?,
             rank: int_gauge(r, "nepenthe_rank", "Length of a factor row of the newest generation.")?,
             effective_rank: int_gauge(r, "nepenthe_effective_rank", "Directions that the newest generation uses.")?,
-            rank_binds: int_gauge(
-                r,
-                "nepenthe_rank_binds",
-                "1 when the newest generation wants more directions than its rank has, else 0.",
-            )?,
+            rank_binds: int_gauge(r, "nepenthe_rank_binds", "1 when the newest generation wants more directions than its rank has.")?,
             users: int_gauge(r, "nepenthe_users", "Users in the newest generation.")?,
             items: int_gauge(r, "nepenthe_items", "Items in the newest generation.")?,
             interactions: int_gauge(r, "nepenthe_interactions", "Interactions that the newest generation was learnt from.")?,
