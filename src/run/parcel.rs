@@ -20,6 +20,8 @@ pub struct Packer<'a> {
     pub signer: &'a Signer,
     pub dictionary: &'a Dictionary,
     pub current: Option<&'a Current>,
+    /// Generations up to this one on the topics are of our own past, whatever the state knows of them: it came from a backup.
+    pub known: Option<u64>,
 }
 
 impl Packer<'_> {
@@ -52,7 +54,9 @@ impl Packer<'_> {
     fn claim(&self) -> Claim {
         let topic = self.topics.generations.clone();
         let ours = self.current.map(|current| (current.manifest.generation, current.manifest.digest.clone()));
+        let known = self.known;
         let holds = move |value: &[u8]| match serde_json::from_slice::<Newest>(value) {
+            Ok(found) if known.is_some_and(|known| found.generation <= known) => Ok(()),
             Ok(found) => found.is_known_to(ours.as_ref()),
             // Not for us to judge; `nepenthe verify` does.
             Err(_) => Ok(()),

@@ -38,6 +38,8 @@ pub(super) struct Restoring {
     looked: Option<Millis>,
     /// Why it does not go on, for an operator.
     reason: String,
+    /// Generations up to this one are on the topics, and known to be; `None` until that was looked at.
+    published: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -53,12 +55,18 @@ enum Stage {
 impl Restoring {
     pub(super) fn new(comeback: Comeback) -> Restoring {
         let reason = "the topics are being looked at".to_owned();
-        Restoring { comeback, stage: Stage::Survey(false), pause: Backoff::default(), looked: None, reason }
+        Restoring { comeback, stage: Stage::Survey(false), pause: Backoff::default(), looked: None, reason, published: None }
     }
 
     /// May a generation be made?
     pub(super) fn may_solve(&self) -> bool {
         matches!(self.stage, Stage::Generation)
+    }
+
+    /// The newest generation that others may have published without being taken for a stranger's; `None` while nothing may be
+    /// sent, because it is not known yet.
+    pub(super) fn published(&self) -> Option<u64> {
+        self.published
     }
 
     pub(super) fn reason(&self) -> String {
@@ -75,6 +83,7 @@ impl Service {
                 Some(Purged::Survey(Ok(survey))) => {
                     lost_offsets(&survey, &restoring.comeback, &self.topics.forgets)?;
                     tell_lost_interactions(&survey, self.state.positions(), &self.topics.interactions);
+                    restoring.published = Some(survey.topics.generation);
                     (restoring.stage, restoring.reason) = (Stage::Forgets(survey), "forgets are being taken in".to_owned());
                     true
                 }

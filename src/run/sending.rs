@@ -2,6 +2,7 @@
 
 use super::allocator;
 use super::parcel::{Packer, factor_ends};
+use super::restoring::Restoring;
 use super::service::{Service, TurnError};
 use crate::kafka::{Parcel, Parceled, Positions, Sink};
 use crate::metrics::Happening;
@@ -20,14 +21,23 @@ pub(super) struct Sending {
 
 impl Service {
     pub(super) fn send(&mut self, sink: &mut dyn Sink, now: Millis) -> Result<bool, TurnError> {
+        let known = self.restoring.as_ref().map(Restoring::published);
+        if known == Some(None) {
+            return Ok(false);
+        }
         let group = self.tables.next_group()?;
         let doubt = std::mem::take(&mut self.contested);
         if group.is_empty() && !doubt {
             (self.outbox, self.letter_bytes, self.unpublished) = (0, 0, false);
             return Ok(false);
         }
-        let packer =
-            Packer { topics: &self.topics, signer: &self.signer, dictionary: self.state.dictionary(), current: self.state.current() };
+        let packer = Packer {
+            topics: &self.topics,
+            signer: &self.signer,
+            dictionary: self.state.dictionary(),
+            current: self.state.current(),
+            known: known.flatten(),
+        };
         let parcel = Parcel { doubt, ..packer.parcel(&group) };
         let ends_generation = group.iter().any(|(_, message)| matches!(message, Outgoing::Manifest { .. }));
         let mut rows = Vec::new();
