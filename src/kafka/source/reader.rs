@@ -77,7 +77,15 @@ impl Reader {
             let started = now();
             let connected = consumer.take().map_or_else(|| connect(&self.settings, &self.shared), Ok);
             let failure = match connected {
-                Ok(consumer) => self.session(&consumer),
+                Ok(consumer) => {
+                    let failure = self.session(&consumer);
+                    if consumer.client().fatal_error().is_some() {
+                        // After a fatal error librdkafka waits for ever when it is closed. Its threads are left to themselves: that
+                        // happens when another process took our place, and costs less than reading that stands still.
+                        std::mem::forget(consumer);
+                    }
+                    failure
+                }
                 Err(error) => Some(error.to_string()),
             };
             self.shared.update(|view| {
