@@ -140,7 +140,7 @@ fn solve(params: &Params, ratings: &Arc<Ratings>, how: How<'_>) -> Result<Path, 
 
 /// The objective of factors that are zero.
 fn at_zero(ratings: &Ratings, weights: &Weights) -> f64 {
-    let of_row = |row: usize| ratings.users.row(row).1.iter().map(|&value| weights.loss(value, 0.0)).sum::<f64>();
+    let of_row = |row: usize| ratings.users.row(row).1.into_iter().map(|value| weights.loss(value, 0.0)).sum::<f64>();
     (0..ratings.users.len()).map(of_row).sum()
 }
 

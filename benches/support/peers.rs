@@ -88,7 +88,7 @@ fn write(dir: &Path, ratings: &Ratings) -> std::io::Result<()> {
         end += items.len() as i64;
         starts.write_all(&end.to_le_bytes())?;
         items.iter().try_for_each(|item| columns.write_all(&item.to_le_bytes()))?;
-        strengths.iter().try_for_each(|value| values.write_all(&value.to_le_bytes()))?;
+        strengths.into_iter().try_for_each(|value| values.write_all(&value.to_le_bytes()))?;
     }
     let mut shape = file("shape")?;
     shape.write_all(&(ratings.users.len() as i64).to_le_bytes())?;

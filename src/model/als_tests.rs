@@ -67,7 +67,7 @@ fn by_hand(half: &Half<'_>, row: usize, x: &[f64], others: usize) -> (f64, f64) 
         mass += factor.abs();
         objective += weight * prediction * prediction - 2.0 * factor * prediction;
     };
-    for (&column, &value) in columns.iter().zip(values) {
+    for (&column, value) in columns.iter().zip(values) {
         let (weight, factor) = half.weights.pair(value);
         push(weight, factor, half.fixed.raw(column as usize));
     }

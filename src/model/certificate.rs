@@ -8,7 +8,7 @@ use super::als::residual::Pull;
 use super::als::{self, Half, Weights};
 use super::factors::{Factors, Side, Table};
 use super::kernel::{self, Buffer};
-use super::ratings::Ratings;
+use super::ratings::{Ratings, RowValues};
 use super::schedule::{self, Task};
 
 /// Bytes of counterparts that are read again and again before the next ones: a good part of a last-level cache. All of
@@ -96,11 +96,11 @@ struct Open {
 
 impl Open {
     /// Its pairs with counterparts below `end` that are not taken yet.
-    fn due<'a>(&self, half: &Half<'a>, row: usize, end: usize) -> (&'a [u32], &'a [f32]) {
+    fn due<'a>(&self, half: &Half<'a>, row: usize, end: usize) -> (&'a [u32], RowValues<'a>) {
         let (columns, values) = half.rows.row(row);
-        let (columns, values) = (&columns[self.taken..], &values[self.taken..]);
-        let due = columns.iter().take_while(|&&column| (column as usize) < end).count();
-        (&columns[..due], &values[..due])
+        let due = columns[self.taken..].iter().take_while(|&&column| (column as usize) < end).count();
+        let places = self.taken..self.taken + due;
+        (&columns[places.clone()], values.slice(places))
     }
 }
 
@@ -118,10 +118,12 @@ impl WithSimd for TakeRows<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let TakeRows { half, solved, task, open, end } = self;
-        let mut due = open.first().map_or((&[][..], &[][..]), |open| open.due(&half, task.rows.start, end));
+        let none = (&[][..], RowValues::default());
+        let mut numbers = Vec::new();
+        let mut due = open.first().map_or(none, |open| open.due(&half, task.rows.start, end));
         for (at, row) in task.rows.clone().enumerate() {
-            let next = open.get(at + 1).map_or((&[][..], &[][..]), |open| open.due(&half, row + 1, end));
-            open[at].pull.take::<S, true>(simd, &half, solved.raw(row), due, next.0);
+            let next = open.get(at + 1).map_or(none, |open| open.due(&half, row + 1, end));
+            open[at].pull.take::<S, true>(simd, &half, solved.raw(row), (due.0, due.1.read(&mut numbers)), next.0);
             open[at].taken += due.0.len();
             due = next;
         }
@@ -133,12 +135,14 @@ struct Work {
     pull: Pull,
     x: Buffer<f64>,
     product: Buffer<f64>,
+    /// Values of the row, where they are kept in another form.
+    values: Vec<f32>,
 }
 
 impl Work {
     fn new(k: usize) -> Work {
         let stride = kernel::padded(k);
-        Work { pull: Pull::new(stride), x: Buffer::new(stride), product: Buffer::new(stride) }
+        Work { pull: Pull::new(stride), x: Buffer::new(stride), product: Buffer::new(stride), values: Vec::new() }
     }
 }
 
@@ -172,7 +176,8 @@ impl WithSimd for MeasureRows<'_> {
                 None => {
                     let next = if row + 1 < task.rows.end { half.rows.row(row + 1).0 } else { &[] };
                     work.pull.clear();
-                    work.pull.take::<S, true>(simd, &half, x, half.rows.row(row), next);
+                    let (columns, values) = half.rows.row(row);
+                    work.pull.take::<S, true>(simd, &half, x, (columns, values.read(&mut work.values)), next);
                     &work.pull
                 }
             };

@@ -95,7 +95,7 @@ pub fn dense(params: &Params, ratings: &Ratings, factors: &Factors, weights: &We
     let gradient = Mat::from_fn(users.len(), items.len(), |i, j| {
         let x: f64 = factors.users.raw(users[i]).iter().zip(factors.items.raw(items[j])).map(|(u, v)| u * v).sum();
         let (columns, values) = ratings.users.row(users[i]);
-        let value = columns.iter().position(|&column| column as usize == items[j]).map(|at| f64::from(values[at]));
+        let value = columns.iter().position(|&column| column as usize == items[j]).map(|at| f64::from(values.at(at)));
         let (weight, target) = match (params.objective, value) {
             (Objective::Implicit, Some(r)) => (a0 + params.alpha * r, 1.0),
             (Objective::Implicit, None) => (a0, 0.0),

@@ -119,7 +119,7 @@ fn curvature(ratings: &Ratings, weights: &Weights, left: &[f64], right: &[f64]) 
         .map(|rows| {
             rows.map(|row| {
                 let (columns, values) = ratings.users.row(row);
-                let squares = columns.iter().zip(values).map(|(&column, &value)| weights.pair(value).0 * right[column as usize].powi(2));
+                let squares = columns.iter().zip(values).map(|(&column, value)| weights.pair(value).0 * right[column as usize].powi(2));
                 left[row].powi(2) * squares.sum::<f64>()
             })
             .sum()
@@ -187,7 +187,7 @@ impl<'a> Gradient<'a> {
                 let (mut observed, mut reach, mut rounding) = (Vec::new(), 0.0, 0.0f64);
                 for row in rows.clone() {
                     let (columns, values) = ratings.users.row(row);
-                    for (&column, &value) in columns.iter().zip(values) {
+                    for (&column, value) in columns.iter().zip(values) {
                         let scale = scales[0][row] * scales[1][column as usize];
                         let x: f64 = factors.users.raw(row).iter().zip(factors.items.raw(column as usize)).map(|(u, v)| u * v).sum();
                         observed.push((scale * weights.pull(value, x)) as f32);

@@ -189,7 +189,7 @@ impl<'a> Scaled<'a> {
             let length = dot(x, x).sqrt();
             let (columns, values) = self.long.rows.row(row);
             let mut of_row = Sums::default();
-            for (&column, &value) in columns.iter().zip(values) {
+            for (&column, value) in columns.iter().zip(values) {
                 let y = self.short.table.raw(column as usize);
                 let scale = self.long.scales[row] * self.short.scales[column as usize];
                 let prediction = dot(x, y);
@@ -285,7 +285,7 @@ impl<'a> Scaled<'a> {
                 let mut crossed: Vec<f64> =
                     (0..k).map(|i| 0.5 * a0 * a0 * scaled.iter().enumerate().map(|(j, y)| gram[(i, j)] * y).sum::<f64>()).collect();
                 let (columns, values) = self.short.rows.row(row);
-                for (&column, &value) in columns.iter().zip(values) {
+                for (&column, value) in columns.iter().zip(values) {
                     let x = self.long.table.raw(column as usize);
                     let scale_of_x = self.long.scales[column as usize];
                     let share = a0 * scale_of_x * (scale_of_x * scale * self.weights.pull(value, dot(x, y)));

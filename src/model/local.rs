@@ -209,7 +209,7 @@ impl Touched {
                 continue;
             }
             let (items, values) = ratings.users.row(user as usize);
-            for (&item, &value) in items.iter().zip(values) {
+            for (&item, value) in items.iter().zip(values) {
                 if touched.contains(item) && changes.binary_search_by_key(&item, |change| change.item).is_err() {
                     events.push(Event { row: item, counterpart: user, before: Some(value), after: Some(value) });
                 }

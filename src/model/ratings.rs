@@ -1,12 +1,16 @@
-//! The sparse ratings in memory: rows of both sides, 16 bytes a pair, with changed rows laid over them.
+//! The sparse ratings in memory: rows of both sides, with changed rows laid over them. A pair takes 10 bytes where there are at
+//! most 256 different values, 12 up to 65,536, else 16.
 
 mod change;
 mod refresh;
+mod values;
 
 use std::collections::HashMap;
 
 pub use change::{Change, Changes};
 pub use refresh::Refresh;
+pub use values::RowValues;
+use values::{Arrange, Values};
 
 use super::play::Row;
 
@@ -16,7 +20,7 @@ pub struct Rows {
     /// Start of each row in `columns`; one more than there are rows.
     starts: Vec<u64>,
     columns: Vec<u32>,
-    values: Vec<f32>,
+    values: Values,
     /// Rows that differ from the compressed form.
     overlay: HashMap<u32, Row>,
 }
@@ -32,13 +36,14 @@ impl Rows {
     }
 
     /// Counterparts (ascending) and values of a row; empty for a row that has none.
-    pub fn row(&self, row: usize) -> (&[u32], &[f32]) {
+    #[inline]
+    pub fn row(&self, row: usize) -> (&[u32], RowValues<'_>) {
         if let Some(changed) = self.overlay.get(&(row as u32)) {
-            return (&changed.columns, &changed.values);
+            return (&changed.columns, RowValues::plain(&changed.values));
         }
         match self.starts.get(row..row + 2) {
-            Some(&[start, end]) => (&self.columns[start as usize..end as usize], &self.values[start as usize..end as usize]),
-            _ => (&[], &[]),
+            Some(&[start, end]) => (&self.columns[start as usize..end as usize], self.values.part(start as usize, end as usize)),
+            _ => (&[], RowValues::default()),
         }
     }
 
@@ -71,17 +76,17 @@ impl Rows {
     }
 
     /// Appends a row; rows come in ascending order, gaps are empty.
-    fn push(&mut self, row: u32, columns: &[u32], values: &[f32]) {
+    fn push(&mut self, row: u32, columns: &[u32], values: RowValues<'_>) {
         if self.starts.is_empty() {
             self.starts.push(0);
         }
         self.starts.resize(row as usize + 1, self.columns.len() as u64);
         self.columns.extend_from_slice(columns);
-        self.values.extend_from_slice(values);
+        self.values.extend(values.into_iter());
         self.starts.push(self.columns.len() as u64);
     }
 
-    /// The same pairs seen from the other side, by counting: two passes over the pairs. Needs a settled side.
+    /// The same pairs seen from the other side, by counting: three passes over the pairs. Needs a settled side.
     fn transposed(&self) -> Rows {
         let width = self.columns.iter().max().map_or(0, |&c| c as usize + 1);
         let mut starts = vec![0u64; width + 1];
@@ -93,16 +98,32 @@ impl Rows {
         }
         let mut next = starts.clone();
         let mut columns = vec![0u32; self.columns.len()];
-        let mut values = vec![0f32; self.columns.len()];
         for row in 0..self.len() {
-            for at in self.starts[row] as usize..self.starts[row + 1] as usize {
-                let place = &mut next[self.columns[at] as usize];
+            for &column in &self.columns[self.starts[row] as usize..self.starts[row + 1] as usize] {
+                let place = &mut next[column as usize];
                 columns[*place as usize] = row as u32;
-                values[*place as usize] = self.values[at];
                 *place += 1;
             }
         }
+        let values = self.values.arranged(ByColumn { columns: &self.columns, next: starts.clone() });
         Rows { starts, columns, values, overlay: HashMap::new() }
+    }
+}
+
+/// From the order of rows to that of columns.
+struct ByColumn<'a> {
+    columns: &'a [u32],
+    /// Next place of each column.
+    next: Vec<u64>,
+}
+
+impl Arrange for ByColumn<'_> {
+    fn arrange<T: Copy>(mut self, from: &[T], to: &mut [T]) {
+        for (&column, &value) in self.columns.iter().zip(from) {
+            let place = &mut self.next[column as usize];
+            to[*place as usize] = value;
+            *place += 1;
+        }
     }
 }
 
@@ -115,10 +136,10 @@ pub struct Builder {
 
 impl Builder {
     pub fn push(&mut self, user: u32, row: &Row) {
-        self.append(user, (&row.columns, &row.values), row.interactions);
+        self.append(user, (&row.columns, RowValues::plain(&row.values)), row.interactions);
     }
 
-    fn append(&mut self, user: u32, (columns, values): (&[u32], &[f32]), interactions: u32) {
+    fn append(&mut self, user: u32, (columns, values): (&[u32], RowValues<'_>), interactions: u32) {
         self.users.push(user, columns, values);
         self.interactions.resize(user as usize + 1, 0);
         self.interactions[user as usize] = interactions;
@@ -157,7 +178,7 @@ impl Ratings {
         let (mut sum, mut n) = (0.0, 0u64);
         for row in 0..self.users.len() {
             let (_, values) = self.users.row(row);
-            sum += values.iter().map(|&v| f64::from(v)).sum::<f64>();
+            sum += values.into_iter().map(f64::from).sum::<f64>();
             n += values.len() as u64;
         }
         if n == 0 { 0.0 } else { sum / n as f64 }

@@ -295,7 +295,7 @@ pub(super) fn targets(ratings: &Ratings, weights: &Weights) -> (f64, u64) {
     let (mut squares, mut pairs) = (0.0, 0u64);
     for row in 0..ratings.users.len() {
         let (_, values) = ratings.users.row(row);
-        squares += values.iter().map(|&value| weights.target(value).powi(2)).sum::<f64>();
+        squares += values.into_iter().map(|value| weights.target(value).powi(2)).sum::<f64>();
         pairs += values.len() as u64;
     }
     (squares, pairs)

@@ -228,7 +228,7 @@ fn score(params: &Params, all: &Ratings, forgotten: &Selection, model: &Solution
 
 fn rating(ratings: &Ratings, user: u32, item: u32) -> f64 {
     let (items, values) = ratings.users.row(user as usize);
-    items.binary_search(&item).map_or(0.0, |at| f64::from(values[at]))
+    items.binary_search(&item).map_or(0.0, |at| f64::from(values.at(at)))
 }
 
 /// Predictions for (row, counterpart) from a row solved from the row's other counterparts, the factors of the other

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::ranking::{Scores, best};
 use super::split::Part;
-use crate::model::ratings::Ratings;
+use crate::model::ratings::{Ratings, RowValues};
 
 /// Neighbours kept of each item; more change little and cost memory.
 const NEIGHBOURS: usize = 100;
@@ -102,7 +102,7 @@ pub struct Biases {
 impl Biases {
     pub fn new(part: &Part) -> Biases {
         let (ratings, mean) = (&part.ratings, part.ratings.mean());
-        let above = |values: &[f32]| values.iter().map(|&value| f64::from(value) - mean).sum::<f64>();
+        let above = |values: RowValues<'_>| values.into_iter().map(|value| f64::from(value) - mean).sum::<f64>();
         let of_item = |item| {
             let (users, values) = ratings.items.row(item);
             above(values) / (DAMPING_ITEM + users.len() as f64)

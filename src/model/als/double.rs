@@ -18,6 +18,8 @@ pub(super) struct Workspace {
     right: Buffer<f64>,
     x: Buffer<f64>,
     product: Buffer<f64>,
+    /// Values of the row, where they are kept in another form.
+    values: Vec<f32>,
 }
 
 impl Workspace {
@@ -30,6 +32,7 @@ impl Workspace {
             right: Buffer::new(stride),
             x: Buffer::new(stride),
             product: Buffer::new(stride),
+            values: Vec::new(),
         }
     }
 }
@@ -88,6 +91,7 @@ impl Solve<'_> {
         right.fill(0.0);
         let mut mass = 0.0;
         let (columns, values) = self.half.rows.row(self.row);
+        let values = values.read(&mut self.work.values);
         let rows = panel_rows::<f64>(stride);
         for (columns, values) in columns.chunks(rows).zip(values.chunks(rows)) {
             for ((&column, &value), target) in columns.iter().zip(values).zip(panel.chunks_exact_mut(stride)) {
@@ -142,7 +146,7 @@ impl Solve<'_> {
                 product.iter_mut().for_each(|value| *value = -*value);
             }
             kernel::axpy(simd, -self.lambda, x, &mut product[..k]);
-            for (&column, &value) in columns.iter().zip(values) {
+            for (&column, value) in columns.iter().zip(values) {
                 let y = self.half.fixed.raw(column as usize);
                 let pull = self.half.weights.pull(value, kernel::dot(simd, x, y));
                 kernel::axpy(simd, pull, y, &mut product[..k]);

@@ -73,6 +73,8 @@ pub(super) struct Workspace {
     /// What is widened for a sum in f64.
     wide: Buffer<f64>,
     solved: Buffer<f32>,
+    /// Values of the row, where they are kept in another form.
+    values: Vec<f32>,
 }
 
 impl Workspace {
@@ -88,6 +90,7 @@ impl Workspace {
             product: Buffer::new(stride),
             wide: Buffer::new(stride),
             solved: Buffer::new(stride),
+            values: Vec::new(),
         }
     }
 }
@@ -129,7 +132,10 @@ impl Sums {
 pub(super) fn solve<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], next: &[u32], work: &mut Workspace) -> Option<Swept> {
     work.sums.clear(&sweep.single.gram);
     work.x.get_mut()[..x.len()].copy_from_slice(x);
-    accumulate(simd, sweep, sweep.half.rows.row(row), next, work);
+    let (columns, values) = sweep.half.rows.row(row);
+    let mut numbers = std::mem::take(&mut work.values);
+    accumulate(simd, sweep, (columns, values.read(&mut numbers)), next, work);
+    work.values = numbers;
     finish(simd, sweep, row, x, work)
 }
 
@@ -152,6 +158,8 @@ pub(super) fn solve_summed<S: Simd>(
 /// Sums of one long row, in blocks over all threads, added in the order of the blocks.
 pub(super) fn heavy_sums(arch: Arch, sweep: &Sweep<'_>, row: usize, x: &[f64]) -> Sums {
     let (columns, values) = sweep.half.rows.row(row);
+    let mut numbers = Vec::new();
+    let values = values.read(&mut numbers);
     let blocks: Vec<Sums> = columns
         .par_chunks(BLOCK)
         .zip(values.par_chunks(BLOCK))

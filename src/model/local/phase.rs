@@ -174,7 +174,7 @@ impl Phase<'_> {
         let mut matrix = Mat::from_fn(k, k, |i, j| unobserved * self.held.gram[(i, j)] + if i == j { lambda } else { 0.0 });
         let (columns, values) = self.rows.row(row);
         let mut panel = Vec::with_capacity(columns.len() * k);
-        for (&column, &value) in columns.iter().zip(values) {
+        for (&column, value) in columns.iter().zip(values) {
             let root = self.weights[1].pair(value).0.sqrt();
             panel.extend(self.held.new_row(column).unwrap_or_default().iter().map(|y| root * y));
         }
@@ -188,7 +188,7 @@ impl Phase<'_> {
     /// `P⁻¹ r` where `P = λ I + (a0 + Σ w / N) G` takes the row's counterparts for a sample of their side, and `G` is
     /// given as `Q S Qᵀ`.
     fn damped(&self, row: usize, gram: &SelfAdjointEigen<f64>, residual: &[f64]) -> Vec<f64> {
-        let mass: f64 = self.rows.row(row).1.iter().map(|&value| self.weights[1].pair(value).0).sum();
+        let mass: f64 = self.rows.row(row).1.into_iter().map(|value| self.weights[1].pair(value).0).sum();
         let (lambda, scale) = (self.lambda(row), self.weights[1].unobserved + mass / self.others[1].max(1) as f64);
         let mut step = vec![0.0; residual.len()];
         for (j, &value) in gram.S().column_vector().iter().enumerate() {

@@ -1,6 +1,6 @@
 //! In which pairs two states of the data differ.
 
-use super::Row;
+use super::{Row, RowValues};
 
 /// A pair that came (`before` is `None`), went (`after` is `None`) or changed its value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,22 +86,22 @@ fn merge(first: Vec<Change>, then: Vec<Change>) -> Vec<Change> {
 }
 
 /// Calls `change(column, old value, new value)` for each column in which two rows differ, ascending.
-pub(super) fn difference(old: (&[u32], &[f32]), new: (&[u32], &[f32]), mut change: impl FnMut(u32, Option<f32>, Option<f32>)) {
+pub(super) fn difference(old: (&[u32], RowValues<'_>), new: &Row, mut change: impl FnMut(u32, Option<f32>, Option<f32>)) {
     let (mut i, mut j) = (0, 0);
     loop {
-        match (old.0.get(i), new.0.get(j)) {
+        match (old.0.get(i), new.columns.get(j)) {
             (None, None) => return,
             (Some(&a), b) if b.is_none_or(|&b| a < b) => {
-                change(a, Some(old.1[i]), None);
+                change(a, Some(old.1.at(i)), None);
                 i += 1;
             }
             (a, Some(&b)) if a.is_none_or(|&a| b < a) => {
-                change(b, None, Some(new.1[j]));
+                change(b, None, Some(new.values[j]));
                 j += 1;
             }
             (Some(&a), Some(_)) => {
-                if old.1[i].to_bits() != new.1[j].to_bits() {
-                    change(a, Some(old.1[i]), Some(new.1[j]));
+                if old.1.at(i).to_bits() != new.values[j].to_bits() {
+                    change(a, Some(old.1.at(i)), Some(new.values[j]));
                 }
                 i += 1;
                 j += 1;
@@ -112,7 +112,7 @@ pub(super) fn difference(old: (&[u32], &[f32]), new: (&[u32], &[f32]), mut chang
 }
 
 /// An item's row after changes to it, ascending by user.
-pub(super) fn merged(old: (&[u32], &[f32]), changes: &[Change]) -> Row {
+pub(super) fn merged(old: (&[u32], RowValues<'_>), changes: &[Change]) -> Row {
     let mut columns = Vec::with_capacity(old.0.len() + changes.len());
     let mut values = Vec::with_capacity(old.0.len() + changes.len());
     let mut put = |user: u32, value: f32| {
@@ -122,7 +122,7 @@ pub(super) fn merged(old: (&[u32], &[f32]), changes: &[Change]) -> Row {
     let mut at = 0;
     for &Change { user, after, .. } in changes {
         while at < old.0.len() && old.0[at] < user {
-            put(old.0[at], old.1[at]);
+            put(old.0[at], old.1.at(at));
             at += 1;
         }
         if at < old.0.len() && old.0[at] == user {
@@ -133,7 +133,7 @@ pub(super) fn merged(old: (&[u32], &[f32]), changes: &[Change]) -> Row {
         }
     }
     for at in at..old.0.len() {
-        put(old.0[at], old.1[at]);
+        put(old.0[at], old.1.at(at));
     }
     Row { columns: columns.into(), values: values.into(), interactions: 0 }
 }

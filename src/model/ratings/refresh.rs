@@ -22,7 +22,7 @@ enum Way {
         /// Pairs that would be laid over.
         laid: usize,
     },
-    Renew(Renewal),
+    Renew(Box<Renewal>),
 }
 
 impl Refresh {
@@ -42,7 +42,7 @@ impl Refresh {
                 rows.push((user, row));
                 if *laid * LAID > ratings.users.columns.len() {
                     let renewal = Renewal::with(std::mem::take(ratings), std::mem::take(rows));
-                    self.0 = Way::Renew(renewal);
+                    self.0 = Way::Renew(Box::new(renewal));
                 }
             }
         }
@@ -62,7 +62,7 @@ fn lay(mut ratings: Arc<Ratings>, rows: Vec<(u32, Row)>, laid: usize) -> (Arc<Ra
     let mut changes: Vec<Change> = Vec::new();
     for &(user, ref new) in &rows {
         let old = ratings.users.row(user as usize);
-        difference(old, (&new.columns, &new.values), |item, before, after| changes.push(Change { user, item, before, after }));
+        difference(old, new, |item, before, after| changes.push(Change { user, item, before, after }));
     }
     changes.sort_unstable_by_key(|change| (change.item, change.user));
     let by_item = || changes.chunk_by(|a, b| a.item == b.item);
@@ -113,7 +113,7 @@ impl Renewal {
         self.keep_up_to(user);
         self.next = user + 1;
         let old = self.old.users.row(user as usize);
-        difference(old, (&row.columns, &row.values), |item, before, after| {
+        difference(old, row, |item, before, after| {
             self.changes.push(Change { user, item, before, after }, self.listed);
         });
         self.new.push(user, row);
