@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use nepenthe::model::als::Weights;
+use nepenthe::model::certificate::at_zero;
 use nepenthe::model::factors::{Factors, Side, initial_row};
 use nepenthe::model::local::{self, Base, Step};
 use nepenthe::model::play::Row;
@@ -136,12 +137,6 @@ fn solve(params: &Params, ratings: &Arc<Ratings>, how: How<'_>) -> Result<Path, 
     let solution = solve_with(Arch::new(), &problem, how.depth, &recorder).map_err(|e| e.to_string())?;
     let Seen { objectives, residuals, .. } = recorder.seen.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(Path { solution, objectives, residuals })
-}
-
-/// The objective of factors that are zero.
-fn at_zero(ratings: &Ratings, weights: &Weights) -> f64 {
-    let of_row = |row: usize| ratings.users.row(row).1.into_iter().map(|value| weights.loss(value, 0.0)).sum::<f64>();
-    (0..ratings.users.len()).map(of_row).sum()
 }
 
 /// Something to forget: the users' rows that are left of it.

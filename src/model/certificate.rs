@@ -30,6 +30,12 @@ pub struct Measured {
     pub objective: f64,
 }
 
+/// The objective of factors that are all zero: what the objective that [`super::unlearn::Watch::eliminated`] tells lacks.
+pub fn at_zero(ratings: &Ratings, weights: &Weights) -> f64 {
+    let of_row = |row: usize| ratings.users.row(row).1.into_iter().map(|value| weights.loss(value, 0.0)).sum::<f64>();
+    (0..ratings.users.len()).map(of_row).sum()
+}
+
 /// Measures factors against the data. Costs about `8 · pairs · k` floating-point operations a side, a k-th of a sweep.
 pub fn measure(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights) -> Measured {
     measure_within(arch, ratings, factors, weights, REACH)

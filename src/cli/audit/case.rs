@@ -8,13 +8,13 @@ use pulp::Arch;
 use super::compare::compare;
 use super::copy::{Copy, nameless, problem, rebuild, retrained};
 use super::inference::{Outcome, Target, attack};
-use super::progress::Steps;
-use super::report::{Case, Data, FixedPoint, Forgotten, Method, Retrain, Subject, rungs};
+use super::progress::{Steps, Way};
+use super::report::{Case, Data, FixedPoint, Forgotten, Method, Path, Retrain, Subject, rungs};
 use super::sample::{Kind, Nameless, Selection, Share, pairs, priority, smallest};
 use crate::cli::CliError;
 use crate::cli::reading::State;
 use crate::model::als::Weights;
-use crate::model::certificate::measure;
+use crate::model::certificate::{at_zero, measure};
 use crate::model::dictionary::Dictionary;
 use crate::model::event::END_OF_TIME;
 use crate::model::factors::Factors;
@@ -50,13 +50,13 @@ pub fn steps_of_request(seeds: usize) -> usize {
 pub struct Candidate {
     pub factors: Arc<Factors>,
     pub certificate: Certificate,
-    /// Largest residual of each sweep that led to it.
-    pub trace: Vec<f64>,
+    /// The sweeps that led to it.
+    pub way: Way,
 }
 
 impl Candidate {
-    pub fn of(current: &Current, trace: Vec<f64>) -> Candidate {
-        Candidate { factors: current.factors.clone(), certificate: current.manifest.certificate.clone(), trace }
+    pub fn of(current: &Current, way: Way) -> Candidate {
+        Candidate { factors: current.factors.clone(), certificate: current.manifest.certificate.clone(), way }
     }
 }
 
@@ -64,8 +64,14 @@ impl Candidate {
 pub struct Judged {
     pub fixed_point: FixedPoint,
     pub retrain: Retrain,
-    /// Sweeps of the first retrain.
-    pub cold: Vec<f64>,
+    /// Sweeps of the candidate and of the first retrain.
+    pub ways: Ways,
+}
+
+/// What a plot of both needs.
+pub struct Ways {
+    warm: Path,
+    cold: Path,
 }
 
 impl Bench<'_> {
@@ -85,10 +91,10 @@ impl Bench<'_> {
         let went_on = job.problem.previous.is_some();
         let step = self.steps.begin(what);
         let outcome = job.run(&step).map_err(|error| CliError::failed(format!("cannot {what}: {error}")))?;
-        let trace = outcome.solution.trace.clone();
+        let way = step.way();
         copy.state.adopt(outcome, 0.0, self.now);
         let current = copy.state.current().ok_or_else(|| CliError::failed("a generation was made and is not there; please report it"))?;
-        Ok((Candidate::of(current, trace), went_on))
+        Ok((Candidate::of(current, way), went_on))
     }
 
     /// Forgets a sample on a copy and looks at what is left.
@@ -124,7 +130,7 @@ impl Bench<'_> {
         };
         let name = clap::ValueEnum::to_possible_value(&kind).map(|value| value.get_name().to_owned()).unwrap_or_default();
         let subject = Subject::Sample { sample: name, noun: kind.noun(), how: kind.how(), share: share.to_string() };
-        Ok(case(subject, forgotten, data, judged, inference, None, (unlearned.trace, went_on)))
+        Ok(case(subject, forgotten, data, judged, inference, None, went_on))
     }
 
     /// Asks for the sample to be forgotten, the way a producer would; answers how many interactions went.
@@ -173,7 +179,7 @@ impl Bench<'_> {
         let data = self.data(&copy, None)?;
         let at_rest = current.cut() == restored.positions;
         let candidate = match at_rest {
-            true => Candidate::of(current, Vec::new()),
+            true => Candidate::of(current, Way::default()),
             false => self.settle(&mut copy, "bring the model up to the data")?.0,
         };
         let ratings = copy.state.ratings().clone();
@@ -188,7 +194,7 @@ impl Bench<'_> {
             .then_some("The request is not served yet: its data are erased, the generation without them is still to come.");
         let forgotten = Forgotten { interactions: removed.interactions, pairs: None, users: removed.users, items: removed.items };
         let subject = Subject::Request { receipt: Box::new(receipt), next: !at_rest };
-        Ok(case(subject, forgotten, data, judged, inference, unclaimed, (candidate.trace, true)))
+        Ok(case(subject, forgotten, data, judged, inference, unclaimed, true))
     }
 
     /// Measures a candidate afresh on the data that it should follow from, and against models trained from scratch on
@@ -206,15 +212,16 @@ impl Bench<'_> {
         let Method { seeds, top, users: most, seed } = *self.method;
         let mean = if self.params.objective == Objective::Explicit { ratings.mean() } else { 0.0 };
         let measured = measure(Arch::new(), ratings, &candidate.factors, &Weights::new(self.params, mean));
-        let (mut retrains, mut cold) = (Vec::new(), Vec::new());
+        let (mut retrains, mut cold) = (Vec::new(), Way::default());
         let (mut lowest, mut unconverged) = (f64::INFINITY, 0);
         for at in 1..=seeds {
             let fresh = retrained(self.params, at as u64);
-            let solution = self.steps.solve(&format!("retrain from seed {at} of {seeds}"), &problem(&fresh, names, ratings, None))?;
+            let (solution, way) =
+                self.steps.solve(&format!("retrain from seed {at} of {seeds}"), &problem(&fresh, names, ratings, None))?;
             lowest = lowest.min(solution.measured.objective);
             unconverged += usize::from(solution.measured.residual > self.params.tolerance);
             if at == 1 {
-                cold = solution.trace;
+                cold = way;
             }
             retrains.push(solution.factors);
         }
@@ -240,7 +247,10 @@ impl Bench<'_> {
         let mut retrain = Retrain::new(only(ours), only(among), self.params.tolerance);
         (retrain.users, retrain.users_of) = (users.len(), live(&ratings.users));
         (retrain.unconverged, retrain.binds) = (unconverged, fixed_point.rank_binds);
-        Ok(Judged { fixed_point, retrain, cold })
+        let optimum = lowest.min(measured.objective);
+        let constant = at_zero(ratings, &Weights::new(self.params, mean));
+        let ways = Ways { warm: Path::of(&candidate.way, constant, optimum), cold: Path::of(&cold, constant, optimum) };
+        Ok(Judged { fixed_point, retrain, ways })
     }
 }
 
@@ -251,9 +261,9 @@ fn case(
     judged: Judged,
     inference: Outcome,
     unclaimed: Option<&str>,
-    (warm, went_on): (Vec<f64>, bool),
+    went_on: bool,
 ) -> Case {
-    let Judged { fixed_point, retrain, cold } = judged;
+    let Judged { fixed_point, retrain, ways: Ways { warm, cold } } = judged;
     let rungs = rungs(&data, &fixed_point, &retrain, &inference, unclaimed);
     Case { subject, forgotten, data, fixed_point, retrain, inference, rungs, warm, cold, went_on }
 }

@@ -113,11 +113,12 @@ pub fn train(target: &Target<'_>, steps: &Steps) -> Result<Models, CliError> {
     let with_members = Arc::new(without(ratings, |user, item| held.contains(user, item)));
     let remaining = Arc::new(without(&with_members, |user, item| forgotten.contains(user, item)));
     let changed = ratings.pairs() - with_members.pairs();
-    let before = steps.solve("train without the held-out pairs", &problem(params, names, &with_members, Some((target.before, changed))))?;
+    let (before, _) =
+        steps.solve("train without the held-out pairs", &problem(params, names, &with_members, Some((target.before, changed))))?;
     let gone = with_members.pairs() - remaining.pairs();
-    let unlearned = steps.solve("unlearn from that", &problem(params, names, &remaining, Some((&before.factors, gone))))?;
+    let (unlearned, _) = steps.solve("unlearn from that", &problem(params, names, &remaining, Some((&before.factors, gone))))?;
     let fresh = retrained(params, 1);
-    let never_saw = steps.solve("retrain without both", &problem(&fresh, names, &remaining, None))?;
+    let (never_saw, _) = steps.solve("retrain without both", &problem(&fresh, names, &remaining, None))?;
     let held_out = changed as f64 / ratings.pairs().max(1) as f64;
     Ok(Models { held, remaining, before, unlearned, retrained: never_saw, held_out })
 }

@@ -224,7 +224,7 @@ fn screen(report: &Report, colour: bool) -> String {
     for case in &report.cases {
         text.push_str(&output::paint(&page::asked(case), Tone::Strong, colour));
         let gone = plural(case.forgotten.interactions, "interaction");
-        let ways = match (case.warm.len(), case.cold.len()) {
+        let ways = match (case.warm.sweeps(), case.cold.sweeps()) {
             (0, cold) => format!("{cold} sweeps from scratch"),
             (warm, cold) => format!("{} after forgetting, {cold} from scratch", plural(warm as u64, "sweep")),
         };

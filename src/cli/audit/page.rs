@@ -106,6 +106,7 @@ fn section(body: &mut String, at: usize, case: &Case) {
     case.rungs.iter().for_each(|rung| card(body, rung));
     put!(body, "</ul>");
     plots::sweeps(body, at, case);
+    plots::gaps(body, at, case);
     plots::distances(body, at, case);
     if let Outcome::Measured(found) = &case.inference {
         plots::areas(body, at, found);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::compare::Agreement;
 use super::inference::Inference;
 use super::page::put;
-use super::report::Case;
+use super::report::{Case, Path};
 use super::roc::Estimate;
 use super::svg::{Bar, Curve, Dots, Told, bars, curves, dots, escape};
 
@@ -14,40 +14,79 @@ fn short(value: f64) -> String {
     if value == 0.0 || (1e-2..1e4).contains(&value.abs()) { format!("{value:.3}") } else { format!("{value:.1e}") }
 }
 
+/// The curves after forgetting and from scratch.
+fn both(case: &Case, values: fn(&Path) -> &[f64]) -> [Curve<'_>; 2] {
+    let warm = if case.went_on { "after forgetting" } else { "after forgetting (anew)" };
+    [
+        Curve { name: warm, class: "ours", values: values(&case.warm) },
+        Curve { name: "from scratch", class: "theirs", values: values(&case.cold) },
+    ]
+}
+
+/// Sweeps that each curve needs to each level.
+fn until(body: &mut String, what: &str, lines: &[Curve<'_>; 2], levels: &[f64]) {
+    let reached = |values: &[f64], level: f64| match values.iter().position(|value| *value <= level) {
+        Some(sweep) => (sweep + 1).to_string(),
+        None if values.is_empty() => "–".to_owned(),
+        None => format!("> {}", values.len()),
+    };
+    put!(body, "<table><caption>Sweeps until the {what} is below</caption>");
+    put!(body, "<tr><th scope=\"col\"></th><td>after forgetting</td><td>from scratch</td></tr>");
+    for &level in levels {
+        let [warm, cold] = lines.map(|line| reached(line.values, level));
+        put!(body, "<tr><th scope=\"row\">{level:.0e}</th><td>{warm}</td><td>{cold}</td></tr>");
+    }
+    put!(body, "</table>");
+}
+
+/// Distance of the objective from the lowest one, sweep by sweep.
+pub fn gaps(body: &mut String, at: usize, case: &Case) {
+    let lines = both(case, |path| &path.gap);
+    let id = format!("gaps-{at}");
+    let last = |path: &Path| path.gap.last().map_or("–".to_owned(), |gap| format!("{gap:.0e}"));
+    let description = format!(
+        "Relative distance of the objective from the lowest that was reached, after each sweep, on a logarithmic axis: {} at the last \
+         sweep after forgetting, {} from scratch.",
+        last(&case.warm),
+        last(&case.cold)
+    );
+    put!(body, "<figure>\n<h3>What is left to gain</h3>");
+    let told = Told { id: &id, title: "Gap of the objective per sweep", description: &description };
+    let certified = case.fixed_point.gap.filter(|gap| *gap > 0.0).map(|gap| (gap, "certified"));
+    put!(body, "{}", curves(told, "sweep", &lines, certified));
+    until(body, "gap", &lines, &[1e-2, 1e-4, 1e-6, 1e-8, 1e-10]);
+    let mut words = String::from(
+        "How much higher the objective is than the lowest that this model or a retrain reached on the remaining data, as a share of it; \
+         what is below 1e-14 is rounding.",
+    );
+    if case.fixed_point.gap.is_some() {
+        words.push_str(" The line is the certificate: no model at all, of any rank, is further below than that.");
+    }
+    put!(body, "<figcaption>{words}</figcaption>\n</figure>");
+}
+
 /// Residual of each sweep, from the trained factors and from scratch.
 pub fn sweeps(body: &mut String, at: usize, case: &Case) {
     let tolerance = case.fixed_point.tolerance;
-    let warm = if case.went_on { "after forgetting" } else { "after forgetting (anew)" };
-    let lines =
-        [Curve { name: warm, class: "ours", values: &case.warm }, Curve { name: "from scratch", class: "theirs", values: &case.cold }];
+    let lines = both(case, |path| &path.residual);
     let id = format!("sweeps-{at}");
     let description = format!(
         "Largest residual after each sweep over the data, on a logarithmic axis: {} sweeps after forgetting, {} from scratch, \
          down to {:.0e}.",
-        case.warm.len(),
-        case.cold.len(),
+        case.warm.sweeps(),
+        case.cold.sweeps(),
         tolerance
     );
     put!(body, "<figure>\n<h3>The way to the new optimum</h3>");
     put!(
         body,
         "{}",
-        curves(Told { id: &id, title: "Residual per sweep", description: &description }, "sweep", &lines, (tolerance, "tolerance"))
+        curves(Told { id: &id, title: "Residual per sweep", description: &description }, "sweep", &lines, Some((tolerance, "tolerance")))
     );
-    put!(body, "<table><caption>Sweeps until the residual is below</caption>");
-    put!(body, "<tr><th scope=\"col\"></th><td>after forgetting</td><td>from scratch</td></tr>");
     let mut levels: Vec<f64> = (1..=12).step_by(2).map(|decade| 10f64.powi(-decade)).filter(|level| *level > tolerance * 1.01).collect();
     levels.push(tolerance);
-    let until = |trace: &[f64], level: f64| match trace.iter().position(|residual| *residual <= level) {
-        Some(sweep) => (sweep + 1).to_string(),
-        None if trace.is_empty() => "–".to_owned(),
-        None => format!("> {}", trace.len()),
-    };
-    for level in levels {
-        put!(body, "<tr><th scope=\"row\">{level:.0e}</th><td>{}</td><td>{}</td></tr>", until(&case.warm, level), until(&case.cold, level));
-    }
-    put!(body, "</table>");
-    let words = if case.warm.is_empty() {
+    until(body, "residual", &lines, &levels);
+    let words = if case.warm.residual.is_empty() {
         "The generation that served the request is in the state already; how its sweeps went is not kept. Beside it, training from scratch."
     } else {
         "How far the worst row is from what the data say, sweep by sweep. Forgetting goes on from the trained factors and arrives where \

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::compare::Agreement;
 use super::inference::{Inference, Outcome};
+use super::progress::Way;
 use crate::model::Params;
 use crate::model::receipt::Receipt;
 
@@ -68,11 +69,36 @@ pub struct Case {
     pub retrain: Retrain,
     pub inference: Outcome,
     pub rungs: Vec<Rung>,
-    /// Largest residual of each sweep after the forgetting, and from scratch.
-    pub warm: Vec<f64>,
-    pub cold: Vec<f64>,
+    /// Sweeps after the forgetting, and from scratch.
+    pub warm: Path,
+    pub cold: Path,
     /// The sweeps went on from the trained factors.
     pub went_on: bool,
+}
+
+/// The sweeps of a solve.
+#[derive(Debug, Clone, Serialize)]
+pub struct Path {
+    /// Largest residual that each found.
+    pub residual: Vec<f64>,
+    /// Relative distance of each one's objective from the lowest that anybody reached on these data; at least [`ROUNDING`].
+    pub gap: Vec<f64>,
+}
+
+/// A sum over all pairs in f64 is not known better than this.
+const ROUNDING: f64 = 1e-14;
+
+impl Path {
+    /// `constant` is what the objectives of the way lack.
+    pub fn of(way: &Way, constant: f64, optimum: f64) -> Path {
+        let size = optimum.abs().max(f64::MIN_POSITIVE);
+        let gap = |objective: &f64| ((objective + constant - optimum) / size).max(ROUNDING);
+        Path { residual: way.residuals.clone(), gap: way.objectives.iter().map(gap).collect() }
+    }
+
+    pub fn sweeps(&self) -> usize {
+        self.residual.len()
+    }
 }
 
 /// What was asked to be forgotten.

@@ -131,10 +131,10 @@ impl Plot {
     }
 }
 
-/// Curves over the number of the sweep with a logarithmic vertical axis, and a level that they are to reach.
-pub fn curves(told: Told<'_>, across: &str, lines: &[Curve<'_>], level: (f64, &str)) -> String {
+/// Curves over the number of the sweep with a logarithmic vertical axis, and a level that they are to reach, if any.
+pub fn curves(told: Told<'_>, across: &str, lines: &[Curve<'_>], level: Option<(f64, &str)>) -> String {
     let mut plot = Plot::new(290.0);
-    let all = lines.iter().flat_map(|line| line.values.iter().copied()).chain([level.0]);
+    let all = lines.iter().flat_map(|line| line.values.iter().copied()).chain(level.map(|(level, _)| level));
     let span = decades(all);
     let most = lines.iter().map(|line| line.values.len()).max().unwrap_or(1).max(2) as f64;
     let x = Axis { from: 1.0, to: most, start: 52.0, end: WIDTH - 12.0 };
@@ -151,10 +151,12 @@ pub fn curves(told: Told<'_>, across: &str, lines: &[Curve<'_>], level: (f64, &s
         sweep = if sweep < step { step } else { sweep + step };
     }
     plot.text("tick", "end", (x.end, y.start + 38.0), across);
-    let at = y.at(level.0.log10());
-    plot.line("level", (x.start, at), (x.end, at));
-    // On the left, where the curves are still high up.
-    plot.text("tick", "start", (x.start + 4.0, at - 5.0), level.1);
+    if let Some((level, name)) = level {
+        let at = y.at(level.log10());
+        plot.line("level", (x.start, at), (x.end, at));
+        // On the left, where the curves are still high up.
+        plot.text("tick", "start", (x.start + 4.0, at - 5.0), name);
+    }
     let mut legend = x.start;
     for line in lines.iter().filter(|line| !line.values.is_empty()) {
         let class = line.class;
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn curves_stand_where_their_values_are() {
-        let svg = curves(TOLD, "sweeps", &[Curve { name: "warm", class: "one", values: &[1e-2, 1e-4, 1e-6] }], (1e-6, "tolerance"));
+        let svg = curves(TOLD, "sweeps", &[Curve { name: "warm", class: "one", values: &[1e-2, 1e-4, 1e-6] }], Some((1e-6, "tolerance")));
         well_formed(&svg);
         // Equal steps of the logarithm are equal steps on the paper, from the upper left to the lower right.
         let points = svg.split(r#"class="curve one" points=""#).nth(1).and_then(|rest| rest.split('"').next()).unwrap();
@@ -272,7 +274,8 @@ mod tests {
     #[test]
     fn nothing_breaks_a_plot() {
         for values in [vec![], vec![0.0], vec![f64::NAN, f64::INFINITY, 1e-300], vec![1.0; 5000], vec![0.5]] {
-            well_formed(&curves(TOLD, "x", &[Curve { name: "a", class: "a", values: &values }], (1e-7, "t")));
+            well_formed(&curves(TOLD, "x", &[Curve { name: "a", class: "a", values: &values }], Some((1e-7, "t"))));
+            well_formed(&curves(TOLD, "x", &[Curve { name: "a", class: "a", values: &values }], None));
             well_formed(&dots(TOLD, "x", &[Dots { name: "a".into(), class: "a", values }], (1e-7, "t")));
         }
         for value in [0.0, 0.5, 1.0] {
