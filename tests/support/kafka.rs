@@ -40,7 +40,7 @@ pub struct Kafka {
     /// Of a node in a cluster: its number and the ports of all.
     place: Option<(usize, String)>,
     /// Further settings of the node, one a line.
-    settings: &'static str,
+    settings: String,
     brokers: String,
     pid: u32,
     keeper: Option<Child>,
@@ -55,12 +55,18 @@ impl Kafka {
         Kafka::start_with("")
     }
 
-    /// As [`Kafka::start`], with further settings of the node, one a line.
-    pub fn start_with(settings: &'static str) -> Kafka {
-        Kafka::start_in(Some(TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker")), settings)
+    /// As [`Kafka::start`], with further settings of the node, one a line; `@PORT@` and `@CONTROLLER@` stand for its ports.
+    pub fn start_with(settings: impl Into<String>) -> Kafka {
+        Kafka::start_in(Some(TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker")), settings.into())
     }
 
-    fn start_in(dir: Option<TempDir>, settings: &'static str) -> Kafka {
+    /// Runs one of Kafka's own tools.
+    pub fn tool(class: &str, arguments: &[&str]) {
+        let output = script("tool", None).arg(class).args(arguments).output().expect("scripts/kafka tool");
+        assert!(output.status.success(), "{class} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn start_in(dir: Option<TempDir>, settings: String) -> Kafka {
         let mut kafka = Kafka { dir, place: None, settings, brokers: String::new(), pid: 0, keeper: None };
         kafka.restart();
         kafka
