@@ -75,13 +75,13 @@ impl Kafka {
     /// Node `id` (from 1) of the cluster with these ports, not started yet; see `scripts/kafka node`.
     pub fn node(id: usize, ports: &str) -> Kafka {
         let dir = TempDir::with_prefix("nepenthe-kafka-").expect("a directory for the broker");
-        Kafka { dir: Some(dir), place: Some((id, ports.to_owned())), settings: "", brokers: String::new(), pid: 0, keeper: None }
+        Kafka { dir: Some(dir), place: Some((id, ports.to_owned())), settings: String::new(), brokers: String::new(), pid: 0, keeper: None }
     }
 
     /// One broker for all tests of a binary; they keep apart by the names of their topics, see [`unique`].
     pub fn shared() -> &'static Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(|| Kafka::start_in(None, ""))
+        SHARED.get_or_init(|| Kafka::start_in(None, String::new()))
     }
 
     /// `127.0.0.1:PORT`; stays the same over [`Kafka::restart`].
@@ -125,7 +125,7 @@ impl Kafka {
         let options = if self.place.is_some() { format!("{JVM_OPTIONS} {SMALL_HEAP}") } else { JVM_OPTIONS.to_owned() };
         let keeper = command
             .env("KAFKA_OPTS", options)
-            .env("KAFKA_SETTINGS", self.settings)
+            .env("KAFKA_SETTINGS", &self.settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
