@@ -192,7 +192,7 @@ fn forgets(plan: &Plan, report: &mut Report) -> Result<(), String> {
         }
     } else {
         let ratings = Arc::new(world::generate(&world::LARGE));
-        World { params: slow(64, 60.0)?, ratings, reference: 1e-7, plain: 60, all: false, asked: true }
+        World { params: slow(64, 150.0)?, ratings, reference: 1e-7, plain: 60, all: false, asked: true }
     };
     part(described(&world.ratings), world)
 }

@@ -124,14 +124,32 @@ impl Transcript {
     }
 
     /// Starts the service with its words in a file.
-    fn serve(&mut self, command: &mut Command, log: PathBuf) -> Child {
+    fn serve(&mut self, command: &mut Command, log: PathBuf) -> Serving {
         let file = File::create(&log).expect("a log");
         self.logs.push(log);
-        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file).spawn().expect("the service starts")
+        let command = command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        Serving(command.spawn().expect("the service starts"))
     }
 
     fn all(&self) -> String {
         self.logs.iter().fold(self.text.clone(), |text, log| text + &fs::read_to_string(log).expect("a log"))
+    }
+}
+
+/// A running service, which does not outlive the test.
+struct Serving(Child);
+
+impl Serving {
+    /// Asks it to end; true when it did so cleanly.
+    fn ends(&mut self) -> bool {
+        Command::new("kill").arg(self.0.id().to_string()).status().expect("kill");
+        self.0.wait().expect("it ends").success()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
     }
 }
 
@@ -221,16 +239,14 @@ fn with_tls_and_sasl_everything_works_and_no_secret_is_printed() {
         said.text.push_str(&process::get(service.address(), path).expect("an answer"));
     }
     assert!(process::get(service.address(), "/metrics").expect("an answer").contains("show the token"), "no pages without the token");
-    Command::new("kill").arg(child.id().to_string()).status().expect("kill");
-    assert!(child.wait().expect("it ends").success());
+    assert!(child.ends());
     let mut refused = said.serve(
         scram(&["run", "-vv"], &wrong).args(["--state", &dir.path().join("b").display().to_string()]),
         dir.path().join("refused.log"),
     );
     service.until("the reason", |status| status["reason"].as_str().is_some_and(|reason| reason.contains("sasl."))).expect("not ready");
     said.text.push_str(&service.status().to_string());
-    Command::new("kill").arg(refused.id().to_string()).status().expect("kill");
-    assert!(refused.wait().expect("it ends").success(), "and a clean exit");
+    assert!(refused.ends(), "and a clean exit");
 
     let all = said.all();
     assert!(all.contains("librdkafka") && all.len() > 100_000, "debugging was on: {} bytes", all.len());
@@ -264,7 +280,10 @@ fn refusals(said: &mut Transcript, secured: &Secured, dir: &Path, command: &dyn 
     let file = dir.join("n.toml");
     for text in ["[kafka.properties]\n\"sasl.password\" = [\"SECRET\"]\n", "[kafka.properties]\n\"sasl.password\" = \"SECRET\n"] {
         fs::write(&file, text.replace("SECRET", password)).expect("a file");
-        assert_eq!(said.run(command(&["config"]).args(["--config", &file.display().to_string()])), Some(2));
+        assert_eq!(
+            said.run(Command::new(env!("CARGO_BIN_EXE_nepenthe")).args(["config", "--config", &file.display().to_string()])),
+            Some(2)
+        );
     }
 }
 
@@ -316,11 +335,10 @@ fn no_name_is_in_what_the_service_says_and_none_is_left_of_what_was_purged() {
     for command in [&["status", "--json"][..], &["status"], &["verify", "-vv"], &["receipt", "verify", "r", "--json"]] {
         assert_eq!(said.run(&mut service.command(command)), Some(0), "{command:?}");
     }
-    Command::new("kill").arg(child.id().to_string()).status().expect("kill");
-    assert!(child.wait().expect("it ends").success());
+    assert!(child.ends());
 
     let all = said.all();
-    assert!(all.contains("TRACE") && all.len() > 10_000, "everything was told: {} bytes", all.len());
+    assert!(all.contains("DEBUG") && all.len() > 10_000, "everything was told: {} bytes", all.len());
     assert_eq!(found(&all, &names), [""; 0], "in the log");
     assert_eq!(found(&pages, &names), [""; 0], "on a page");
     assert_eq!(holders(&service.state, &names), [""; 0], "on the disk");

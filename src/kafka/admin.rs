@@ -63,14 +63,12 @@ type Admin = AdminClient<Plain>;
 /// [`AdminError`] at the first topic that fails; those before it are done, and a second run goes on from there.
 pub fn ensure_topics(settings: &ClientSettings, plan: &[TopicPlan], check_only: bool) -> Result<Vec<TopicReport>, AdminError> {
     let admin: Admin =
-        admin_config(settings)?.create_with_context(Plain).map_err(|error| creation_error("admin client", settings, error))?;
-    // All topics at once: asking for one by name may create it.
-    let listed = admin.inner().fetch_metadata(None, ANSWER);
-    let listed = listed.map_err(|error| AdminError::List(explain(&settings.brokers, &error)))?;
-    let present: Vec<&str> = listed.topics().iter().map(|topic| topic.name()).collect();
+        admin_config(settings)?.create_with_context(Plain::default()).map_err(|error| creation_error("admin client", settings, error))?;
+    // All topics at once: asking for one by name may create it. By a consumer: an admin client's log cannot be heard.
+    let present = reader::topic_names(settings)?.map_err(AdminError::List)?;
     plan.iter()
         .map(|topic| {
-            let outcome = if present.contains(&topic.name.as_str()) {
+            let outcome = if present.contains(&topic.name) {
                 check(&admin, settings, topic)?
             } else if check_only {
                 Outcome::Missing

@@ -10,6 +10,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
 
 use super::OutRecord;
+use super::trouble::Trouble;
 
 /// Largest record that we hand to a broker: the largest event that we take (1 MiB) as a dead letter, with its headers,
 /// and room to spare.
@@ -266,11 +267,14 @@ where
 }
 
 /// The context of clients that need no call-backs but the log.
-#[derive(Clone, Copy)]
-pub(super) struct Plain;
+#[derive(Default)]
+pub(super) struct Plain {
+    pub trouble: Trouble,
+}
 
 impl rdkafka::ClientContext for Plain {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.trouble.heard(facility, message);
         log(level, facility, message);
     }
 

@@ -9,6 +9,7 @@ pub mod client;
 mod mock;
 pub mod sink;
 pub mod source;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

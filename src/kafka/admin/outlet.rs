@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::super::OutRecord;
-use super::super::client::{ClientError, ClientSettings, Promise, creation_error, explain, now, produce, producer_config};
+use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, now, produce, producer_config};
 use super::super::sink::Ledger;
 
 /// How long one poll for acknowledgements lasts.
@@ -25,6 +25,8 @@ pub enum OutletError {
     Queue { topic: String, bytes: usize, reason: String },
     #[error("{failed} of {sent} records were not delivered, the first of topic {topic}: {reason}")]
     Undelivered { failed: u64, sent: u64, topic: String, reason: String },
+    #[error("none of {sent} records was delivered: {reason}")]
+    Refused { sent: u64, reason: String },
     #[error("the brokers at {brokers} have not acknowledged {open} records for {STALL:?}; are they up?")]
     Stalled { open: u64, brokers: String },
 }
@@ -74,7 +76,8 @@ impl Outlet {
     /// Waits until every record is acknowledged. Returns how many were, since the start.
     ///
     /// # Errors
-    /// [`OutletError::Undelivered`] with the first reason when any was given up (by default after a minute).
+    /// [`OutletError::Undelivered`] with the first reason when any was given up (by default after a minute),
+    /// [`OutletError::Refused`] when none went for a quarter of that because of credentials or certificates.
     pub fn flush(&mut self) -> Result<u64, OutletError> {
         let (mut settled, mut moved) = (0, now());
         loop {
@@ -85,6 +88,13 @@ impl Outlet {
             }
             if reported != settled {
                 (settled, moved) = (reported, now());
+            }
+            if reported == 0 && moved.elapsed() > ANSWER && self.producer.context().trouble.is_refusal() {
+                let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+                return Err(OutletError::Refused {
+                    sent: self.sent,
+                    reason: self.producer.context().trouble.explain(&self.brokers, &late),
+                });
             }
             if moved.elapsed() > STALL {
                 return Err(OutletError::Stalled { open: self.sent - reported, brokers: self.brokers.clone() });
@@ -101,7 +111,7 @@ impl Outlet {
                 failed: tally.failed,
                 sent: self.sent,
                 topic: topic.clone(),
-                reason: explain(&self.brokers, error),
+                reason: self.producer.context().trouble.explain(&self.brokers, error),
             }),
         }
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Headers;
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::Positions;
-use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, Seen, creation_error, explain, now, reader_config};
+use super::super::client::{ANSWER, ClientError, ClientSettings, Plain, Seen, creation_error, is_absence, now, reader_config};
+use super::super::trouble::Trouble;
 
 /// How long a topic may stand still before its end before that is an error.
 const STALL: Duration = Duration::from_secs(30);
@@ -131,20 +133,62 @@ pub fn follow_topic(
     Ok((positions, false))
 }
 
+/// How long one question lasts, and how long the log is listened to after it.
+const STEP: Duration = Duration::from_secs(2);
+const LISTEN: Duration = Duration::from_millis(200);
+
+/// Hears what the client's log has to say: it waits in a queue until somebody polls.
+fn listen(consumer: &BaseConsumer<Plain>) -> &Trouble {
+    let until = now() + LISTEN;
+    while now() < until {
+        // Nothing is assigned yet, or what comes is of no use any more.
+        let _ = consumer.poll(POLL);
+    }
+    &consumer.context().trouble
+}
+
+/// What the brokers know of one topic, or of all. Does not wait for brokers that have turned us away.
+fn metadata(consumer: &BaseConsumer<Plain>, topic: Option<&str>) -> KafkaResult<Metadata> {
+    let until = now() + ANSWER;
+    loop {
+        match consumer.fetch_metadata(topic, STEP) {
+            Err(error) if error.rdkafka_error_code().is_some_and(is_absence) && now() < until && !listen(consumer).is_refusal() => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The names of all topics that the brokers show us.
+///
+/// # Errors
+/// [`ClientError`], or in words what keeps the brokers from answering.
+pub(super) fn topic_names(settings: &ClientSettings) -> Result<Result<Vec<String>, String>, ClientError> {
+    let config = reader_config(settings, Seen::Committed)?;
+    let consumer: BaseConsumer<Plain> =
+        config.create_with_context(Plain::default()).map_err(|error| creation_error("consumer", settings, error))?;
+    let known = metadata(&consumer, None).map_err(|error| consumer.context().trouble.explain(&settings.brokers, &error));
+    Ok(known.map(|known| known.topics().iter().map(|topic| topic.name().to_owned()).collect()))
+}
+
 impl<'a> Reader<'a> {
     pub(super) fn open(settings: &'a ClientSettings, topic: &'a str, seen: Seen) -> Result<Reader<'a>, ReadError> {
-        let consumer =
-            reader_config(settings, seen)?.create_with_context(Plain).map_err(|error| creation_error("consumer", settings, error))?;
+        let consumer = reader_config(settings, seen)?
+            .create_with_context(Plain::default())
+            .map_err(|error| creation_error("consumer", settings, error))?;
         Ok(Reader { settings, topic, consumer })
     }
 
     fn error(&self, what: &'static str, error: KafkaError) -> ReadError {
-        ReadError::Broker { what, topic: self.topic.to_owned(), reason: explain(&self.settings.brokers, &error) }
+        ReadError::Broker {
+            what,
+            topic: self.topic.to_owned(),
+            reason: self.consumer.context().trouble.explain(&self.settings.brokers, &error),
+        }
     }
 
     pub(super) fn partitions(&self) -> Result<Vec<(String, i32)>, ReadError> {
         // Metadata of the one topic; a consumer's question creates nothing.
-        let known = self.consumer.fetch_metadata(Some(self.topic), ANSWER).map_err(|error| self.error("list the partitions", error))?;
+        let known = metadata(&self.consumer, Some(self.topic)).map_err(|error| self.error("list the partitions", error))?;
         let partitions = known.topics().iter().filter(|one| one.name() == self.topic).flat_map(|one| one.partitions());
         let places: Vec<_> = partitions.map(|partition| (self.topic.to_owned(), partition.id())).collect();
         if places.is_empty() {

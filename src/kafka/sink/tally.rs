@@ -10,6 +10,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::super::Positions;
 use super::super::client;
+use super::super::trouble::Trouble;
 
 /// What became of the records since the last [`Ledger::reset`].
 #[derive(Debug, Default, Clone)]
@@ -61,11 +62,14 @@ impl Tally {
 
 /// The producer's context.
 #[derive(Default)]
-pub(crate) struct Ledger(Mutex<Tally>);
+pub(crate) struct Ledger {
+    tally: Mutex<Tally>,
+    pub trouble: Trouble,
+}
 
 impl Ledger {
     pub(crate) fn read(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn reset(&self) {
@@ -81,6 +85,7 @@ impl Ledger {
 
 impl rdkafka::ClientContext for Ledger {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.trouble.heard(facility, message);
         client::log(level, facility, message);
     }
 

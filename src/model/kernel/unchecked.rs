@@ -1,4 +1,4 @@
-//! All unsafe code of the crate: two hints, to the processor and to the operating system, that have no safe form. Neither
+//! The unsafe code of the engine: two hints, to the processor and to the operating system, that have no safe form. Neither
 //! changes what a program computes.
 
 /// Lines are 64 bytes on every processor this runs fast on; another size makes the hint worse, not wrong.
