@@ -129,7 +129,7 @@ impl Service {
     pub fn receipt(&self, request: &str) -> Result<Option<Receipt>, DemoError> {
         let unreadable = |why| DemoError::Reading { what: "a receipt", why };
         let shown = self.views.receipt(request).map_err(unreadable)?;
-        shown.map(serde_json::from_value).transpose().map_err(|error| unreadable(error.to_string()))
+        shown.map(|signed| serde_json::from_slice(&signed.value)).transpose().map_err(|error| unreadable(error.to_string()))
     }
 
     /// A user's ten best items by id, best first; `None` for somebody unknown.
