@@ -22,7 +22,7 @@ function showAway() {
   at("state").className = "state gone";
   put("state", "no answer");
   at("reason").hidden = false;
-  put("reason", answered ? `The service does not answer; the figures are of ${answered.toLocaleTimeString()}.` : "The service does not answer.");
+  put("reason", `The service does not answer${answered ? `; the figures are of ${answered.toLocaleTimeString()}` : ""}.`);
   document.body.classList.add("stale");
 }
 
@@ -85,7 +85,8 @@ function showLag(lag) {
   for (const { topic, records } of partitions) topics.set(topic, (topics.get(topic) ?? 0) + (records ?? 0));
   put("lag", partitions.length > 0 ? whole([...topics.values()].reduce((sum, records) => sum + records, 0)) : undefined);
   at("topics").replaceChildren(...[...topics].map(([topic, records]) => fact(topic, whole(records))));
-  at("partitions").replaceChildren(...partitions.map(({ topic, partition, records }) => tableRow([topic, partition, whole(records) ?? "–"])));
+  const rows = partitions.map(({ topic, partition, records }) => tableRow([topic, partition, whole(records) ?? "–"]));
+  at("partitions").replaceChildren(...rows);
 }
 
 function showService({ started, objective, events_accepted: events, outbox, fences, store_bytes: sizes, backups }) {

@@ -32,7 +32,7 @@ async function judge(bytes, headers) {
   }
   const right = await crypto.subtle.verify({ name: "Ed25519" }, imported, unbase64(signature), bytes).catch(() => false);
   if (right) return ["valid", `Ed25519, key ${keyId}, checked in this browser over the ${whole(bytes.byteLength)} bytes that it received.`];
-  return ["invalid", `These bytes are not what key ${keyId} signed: the receipt was changed, or is not from this service. Do not rely on it.`];
+  return ["invalid", `These bytes are not what key ${keyId} signed: it was changed, or is not from this service. Do not rely on it.`];
 }
 
 function showVerdict([verdict, because]) {
