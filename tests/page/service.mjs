@@ -53,7 +53,7 @@ export class Service {
       'log.level': 'warn', 'model.rank': 16, 'model.regularization': 25, 'model.regularization_exp': 0,
       'generation.max_delay': '300ms', 'generation.forget_delay': '0ms',
       // A request stays published for a while, and then the page shows by itself that it is purged.
-      'store.purge_interval': '6s', 'topics.purge_proof': 'none',
+      'store.purge_interval': '3s', 'topics.purge_proof': 'none',
     };
     service.settings = Object.entries(settings).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
     service.do(['topics']);
