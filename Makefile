@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/targe
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka build demo test simulate mutants fuzz real torture ingest bench fmt lint
+.PHONY: help setup kafka build demo test simulate mutants fuzz real torture ingest bench fmt lint page
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,11 @@ mutants: ## break invariants on purpose: the simulation must notice each
 
 fuzz: setup ## every decoder for a minute each, guided by coverage; ARGS="-s SECONDS NAME"
 	@scripts/fuzz $(ARGS)
+
+page: setup ## the status page in a Chromium; ARGS="--shots DIR" leaves pictures
+	@scripts/kafka fetch
+	@cargo build --locked
+	@scripts/kafka with scripts/page check {} $(ARGS)
 
 real: ## MovieLens-100K the whole way on a real Kafka, with figures
 	@scripts/real $(ARGS)

@@ -64,7 +64,7 @@ fn time(text: &str) -> Result<Millis, String> {
     millis.map_err(|_| "write RFC 3339, such as 2026-03-01T00:00:00Z, or milliseconds since 1970".to_owned())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed =
         text.parse::<SignedDuration>().map_err(|error| error.to_string()).and_then(|d| Duration::try_from(d).map_err(|e| e.to_string()));
     match parsed {

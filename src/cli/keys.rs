@@ -33,7 +33,17 @@ pub struct KeysArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
     /// Put a new signing key in the place of the present one; receipts signed so far stay verifiable
-    Rotate,
+    #[command(after_help = "\
+Examples:
+  nepenthe keys rotate --state ./state
+  nepenthe keys rotate --json
+
+The service must not run; with exit code 3 it does.")]
+    Rotate {
+        /// The keys as JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Lists the keys of the state directory, or rotates them.
@@ -41,15 +51,15 @@ enum Action {
 /// # Errors
 /// Exit 1 without a state or for a key that is not listed, 3 for a rotation while the service runs, 4 for a damaged list.
 pub fn run(config: &Config, args: &KeysArgs) -> Result<(), CliError> {
-    if let Some(Action::Rotate) = args.action {
-        return rotate(config);
+    if let Some(Action::Rotate { json }) = args.action {
+        return rotate(config, json);
     }
     let keyring = known(config)?;
     if let Some(key_id) = &args.pem {
         let unknown = || CliError::failed(format!("there is no key {key_id}; `nepenthe keys` lists those that are"));
         return output::out(&keyring.find(key_id).and_then(PublicKey::to_pem).ok_or_else(unknown)?);
     }
-    if args.json { output::out_json(&keyring.to_json()) } else { output::out(&screen(&keyring)) }
+    print(&keyring, args.json)
 }
 
 /// The keyring of the state directory.
@@ -67,7 +77,7 @@ pub fn known(config: &Config) -> Result<Keyring, CliError> {
 }
 
 /// The lock of the store keeps a running service from signing with a key that is no longer listed as the present one.
-fn rotate(config: &Config) -> Result<(), CliError> {
+fn rotate(config: &Config, json: bool) -> Result<(), CliError> {
     let state = &config.store.path;
     let store = RocksStore::open(state)?;
     let path = config.receipts.signing_key.clone().unwrap_or_else(|| state.join(SIGNING_KEY_FILE));
@@ -78,7 +88,11 @@ fn rotate(config: &Config) -> Result<(), CliError> {
     let keyring = Keyring::kept(state, &new.public(), now())?;
     drop(store);
     output::note(&format!("{} signs from the next start on; {} stays listed for what it signed", new.key_id(), old.key_id()));
-    output::out(&screen(&keyring))
+    print(&keyring, json)
+}
+
+fn print(keyring: &Keyring, json: bool) -> Result<(), CliError> {
+    if json { output::out_json(&keyring.to_json()) } else { output::out(&screen(keyring)) }
 }
 
 fn screen(keyring: &Keyring) -> String {
@@ -115,9 +129,9 @@ mod tests {
         let store = RocksStore::open(&config.store.path).unwrap();
         let old = Signer::open(&config.store.path.join(SIGNING_KEY_FILE)).unwrap();
         let signature = old.sign(b"receipt");
-        assert_eq!(rotate(&config).unwrap_err().exit, Exit::StateInUse);
+        assert_eq!(rotate(&config, false).unwrap_err().exit, Exit::StateInUse);
         drop(store);
-        rotate(&config).unwrap();
+        rotate(&config, true).unwrap();
         let keyring = known(&config).unwrap();
         let new = Signer::open(&config.store.path.join(SIGNING_KEY_FILE)).unwrap();
         let ids: Vec<&str> = keyring.keys.iter().map(|key| &*key.key_id).collect();

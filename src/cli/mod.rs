@@ -22,14 +22,17 @@ pub mod recommend;
 pub mod restore;
 pub mod run;
 pub mod send;
+pub mod shell;
 pub mod similar;
 pub mod status;
 pub mod topics;
 pub mod verify;
+mod watch;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -88,6 +91,7 @@ Examples:
   nepenthe send ratings.csv --time-unit s            events in
   nepenthe recommend u7 -n 10                        what the model says now
   nepenthe forget --user u7 --wait published         and forget
+  nepenthe status --watch                            where everything stands
 
 Exit codes:
   0 done   1 failed   2 usage or configuration   3 state directory in use   4 state damaged or of an unknown version";
@@ -151,6 +155,13 @@ fn top_n() -> impl TypedValueParser<Value = usize> {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service
+    #[command(after_help = "\
+Examples:
+  nepenthe run --brokers localhost:9092 --state ./state
+  nepenthe run --config /etc/nepenthe.toml -v
+  nepenthe run --set model.rank=32 --set http.listen=127.0.0.1:0
+
+SIGTERM and SIGINT end it in order; SIGHUP reads the level of the log anew. Its pages are at http.listen.")]
     Run,
     /// Show the whole way on an embedded broker with generated data
     Demo(demo::DemoArgs),
@@ -188,6 +199,10 @@ enum Command {
     ExportModel(export_model::ExportModelArgs),
     /// Print the effective configuration, secrets hidden
     Config(ConfigArgs),
+    /// Print what completes commands and options in a shell
+    Completions(shell::CompletionsArgs),
+    /// Write the pages of the manual
+    Man(shell::ManArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -223,16 +238,33 @@ pub struct SimilarArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  nepenthe status --state ./state
+  nepenthe status --watch --every 5s                in place, until Ctrl-C
+  nepenthe status --watch --json >> status.jsonl    a line each time
+  nepenthe status --json | jq .forgets.pending")]
 pub struct StatusArgs {
     /// JSON on stdout
     #[arg(long)]
     pub json: bool,
     /// Also hash the interactions, to compare two stores bit for bit (reads all of them)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     pub data_digest: bool,
+    /// Look again and again: in place on a terminal, a line each time elsewhere; Ctrl-C ends it
+    #[arg(long)]
+    pub watch: bool,
+    /// How long between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = forget::duration, requires = "watch")]
+    pub every: Duration,
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  nepenthe config                          TOML that can be a file
+  nepenthe config --check --config /etc/nepenthe.toml
+  nepenthe config --json | jq .model")]
 pub struct ConfigArgs {
     /// Only validate; print nothing but errors
     #[arg(long)]
@@ -262,8 +294,12 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
-    if let Command::Demo(args) = cli.command {
-        return demo::run(args);
+    // What needs no configuration is not in the way of one that is wrong.
+    match &cli.command {
+        Command::Demo(args) => return demo::run(args.clone()),
+        Command::Completions(args) => return shell::completions(args),
+        Command::Man(args) => return shell::man(args),
+        _ => (),
     }
     let overrides = cli.global.overrides().map_err(CliError::usage)?;
     let sources = Sources::from_process(cli.global.config.clone(), overrides).map_err(CliError::usage)?;
@@ -279,7 +315,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Forget(args) => forget::run(&config, &args),
         Command::Recommend(args) => recommend::run(&config, args),
         Command::Similar(args) => similar::run(&config, args),
-        Command::Status(args) => status::run(&config, args.json, args.data_digest),
+        Command::Status(args) => status::run(&config, &args),
         Command::Purge(args) => purge::run(&config, &args),
         Command::Backup(args) => backup::run(&config, &args),
         Command::Restore(args) => restore::run(&config, &args),
@@ -290,6 +326,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Evaluate(args) => evaluate::run(&config, &args),
         Command::ImportModel(args) => import_model::run(&config, &args),
         Command::ExportModel(args) => export_model::run(&config, &args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Config(args) => output::written(config::run(&config, args.check, args.json)),
     }
 }

@@ -15,7 +15,7 @@ fn every_argument_is_well_defined() {
 fn every_command_of_the_contract_is_there() {
     let command = Cli::command();
     let contract = ["run", "demo", "topics", "send", "forget", "recommend", "similar", "status", "verify", "audit", "config"];
-    for name in contract.into_iter().chain(["evaluate", "keys", "receipt"]) {
+    for name in contract.into_iter().chain(["evaluate", "keys", "receipt", "completions", "man"]) {
         assert!(command.find_subcommand(name).is_some(), "{name}");
     }
 }
@@ -69,5 +69,72 @@ fn what_the_kafka_room_refuses_is_refused_where_it_was_given() {
         let overrides = vec![(format!("kafka.properties.{property}"), "x".to_owned())];
         let refused = Config::load(&Sources { overrides, ..Sources::default() }).unwrap_err().to_string();
         assert!(refused.starts_with(&format!("command line: kafka.properties.{property} is refused")), "{refused}");
+    }
+}
+
+/// Every command that does something, under the words by which it is called.
+fn commands() -> Vec<(String, clap::Command)> {
+    let mut waiting = vec![("nepenthe".to_owned(), Cli::command())];
+    let mut found = Vec::new();
+    while let Some((words, command)) = waiting.pop() {
+        waiting.extend(command.get_subcommands().map(|below| (format!("{words} {}", below.get_name()), below.clone())));
+        found.push((words, command));
+    }
+    found
+}
+
+/// The commands of ours in a line of a help text, without what follows them: redirections, pipes and words of explanation.
+fn examples(help: &str) -> Vec<String> {
+    let lines = help.lines().filter(|line| line.starts_with("  ")).map(str::trim);
+    let commands = lines.flat_map(|line| line.split(" | ").flat_map(|part| part.split(" && ")).collect::<Vec<_>>());
+    let ours = commands.filter(|command| command.trim_start().starts_with("nepenthe "));
+    let bare = |command: &str| {
+        let ends = ["  ", " > ", " >> "].iter().filter_map(|end| command.find(end)).min();
+        command[..ends.unwrap_or(command.len())].trim().to_owned()
+    };
+    ours.map(|command| bare(command.trim_start())).collect()
+}
+
+#[test]
+fn every_command_has_examples_that_can_be_typed() {
+    for (words, command) in commands() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples = examples(&help);
+        assert!(help.contains("Example") && !examples.is_empty(), "{words} has no example");
+        for example in &examples {
+            let parsed = Cli::try_parse_from(example.split_whitespace());
+            assert!(parsed.is_ok(), "{words}: `{example}`: {}", parsed.unwrap_err());
+        }
+        assert!(examples.iter().any(|example| example.starts_with(&words)), "{words} is in none of its examples");
+    }
+}
+
+#[test]
+fn every_result_can_be_had_as_json() {
+    let without = [
+        ("nepenthe run", "has no result"),
+        ("nepenthe demo", "is a show; its exit code says whether every claim held"),
+        ("nepenthe forget", "answers in JSON in any case"),
+        ("nepenthe completions", "is for a shell"),
+        ("nepenthe man", "is for man"),
+    ];
+    for (words, command) in commands() {
+        let json = command.get_arguments().any(|argument| argument.get_id() == "json");
+        let excused = without.iter().any(|(name, _)| *name == words) || command.get_subcommands().next().is_some();
+        assert!(json || excused, "{words} has no --json");
+        assert!(!json || !without.iter().any(|(name, _)| *name == words), "{words} has --json, and a reason why not");
+    }
+}
+
+#[test]
+fn a_watch_has_a_pace_and_no_digest() {
+    let status = |line: &str| match parse(line).unwrap().command {
+        Command::Status(args) => (args.watch, args.every),
+        other => unreachable!("{other:?}"),
+    };
+    assert_eq!(status("status"), (false, Duration::from_secs(2)));
+    assert_eq!(status("status --watch --every 500ms"), (true, Duration::from_millis(500)));
+    for line in ["status --every 5s", "status --watch --data-digest", "status --watch --every 0s"] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), Exit::Usage as i32, "{line}");
     }
 }

@@ -1,6 +1,8 @@
 //! What the commands put on the screen: data to stdout, everything else to stderr; colour and bars only for eyes.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,7 +23,12 @@ pub fn colour(stream: Stream) -> bool {
         Stream::Out => io::stdout().is_terminal(),
         Stream::Err => io::stderr().is_terminal(),
     };
-    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    wanted(terminal, std::env::var_os("NO_COLOR").as_deref())
+}
+
+/// As no-color.org has it: set to anything but nothing.
+fn wanted(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// What a piece of text is, for its colour.
@@ -37,6 +44,7 @@ pub enum Tone {
 /// `text` in the colour of its tone, unchanged without `colour`.
 pub fn paint(text: &str, tone: Tone, colour: bool) -> String {
     let code = match tone {
+        _ if text.is_empty() => return String::new(),
         Tone::Plain => return text.to_owned(),
         Tone::Strong => "1",
         Tone::Faint => "2",
@@ -126,7 +134,8 @@ impl Table {
         }
         let headings: Vec<(String, Tone)> = self.headings.iter().map(|heading| ((*heading).to_owned(), Tone::Faint)).collect();
         let mut text = String::new();
-        for row in std::iter::once(&headings).chain(&self.rows) {
+        let headed = self.headings.iter().any(|heading| !heading.is_empty());
+        for row in headed.then_some(&headings).into_iter().chain(&self.rows) {
             let mut line = String::new();
             for (at, (cell, tone)) in row.iter().enumerate() {
                 line.push_str(&paint(cell, *tone, colour));
@@ -170,6 +179,31 @@ pub fn spinner() -> ProgressBar {
     bar
 }
 
+/// Nobody wonders before.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Does `work`; when it takes longer than a second, `message` says so on stderr until it is done.
+pub fn patiently<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    let (done, waiting) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if waiting.recv_timeout(SOON) == Err(RecvTimeoutError::Timeout) {
+                let bar = spinner();
+                bar.set_message(message);
+                // Nothing is ever sent: it ends when the other end is gone.
+                let _ = waiting.recv();
+                bar.finish_and_clear();
+            }
+        });
+        // Also when the work panics: the thread would wait for ever.
+        let _done = done;
+        work()
+    })
+}
+
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style.progress_chars("━╸─")),
@@ -207,6 +241,18 @@ mod tests {
         table.row([("größer".to_owned(), Tone::Plain), ("bad".to_owned(), Tone::Bad)]);
         assert_eq!(table.render(false), "topic   is\na       fine\ngrößer  bad\n");
         assert!(table.render(true).contains("a       \u{1b}[32mfine\u{1b}[0m\n"));
+        let mut bare = Table::new(&["", ""]);
+        bare.row([("lag".to_owned(), Tone::Faint), (String::new(), Tone::Bad)]);
+        assert_eq!(bare.render(true), "\u{1b}[2mlag\u{1b}[0m\n", "no line for headings that say nothing, no colour for nothing");
+    }
+
+    #[test]
+    fn colour_is_for_terminals_of_people_who_did_not_refuse_it() {
+        assert!(wanted(true, None) && wanted(true, Some(OsStr::new(""))));
+        for refused in ["1", "0", "no"] {
+            assert!(!wanted(true, Some(OsStr::new(refused))), "{refused}");
+        }
+        assert!(!wanted(false, None));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub fn run(config: &Config, args: &PurgeArgs) -> Result<(), CliError> {
     let cohort = Cohort::new(keys, tables.current()?.as_ref(), &tables)?;
     let mut worker = Worker::new(store, Prover::new(client_settings(config)?, config.topics.factors.clone()), key);
     let residue = tables.residue()?;
-    let erased = worker.erase(&residue.ranges)?;
+    let erased = output::patiently("writing the tables anew and looking at them", || worker.erase(&residue.ranges))?;
     if let Some(leftover) = &erased.leftover {
         return Err(CliError::failed(format!("{} is not clean: {leftover}; run it again", config.store.path.display())));
     }
@@ -51,7 +51,8 @@ pub fn run(config: &Config, args: &PurgeArgs) -> Result<(), CliError> {
     let names = config.purge.proof == TopicProof::Names;
     if config.purge.proof != TopicProof::None && !cohort.requests.is_empty() {
         let order = TopicOrder { need: cohort.target.clone(), upto: cohort.target.clone(), names, gone: tables.gone()? };
-        let left = worker.look(&order).map_err(|e| e.to_string()).and_then(|found| found.covers(&cohort.target, cohort.generation, names));
+        let looked = output::patiently("reading the factors topic", || worker.look(&order));
+        let left = looked.map_err(|e| e.to_string()).and_then(|found| found.covers(&cohort.target, cohort.generation, names));
         left.map_err(|left| {
             CliError::failed(format!(
                 "the disk is clean, {} is not: {left}; {} not purged yet, try again later or let the service do it",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{CliError, Exit, client_settings};
+use super::{CliError, Exit, client_settings, output};
 use crate::config::Config;
 use crate::kafka::admin;
 use crate::model::dictionary::Dictionary;
@@ -43,7 +43,8 @@ pub struct State {
 pub fn state(config: &Config) -> Result<State, CliError> {
     let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
     let tables = Tables::reading(store.clone());
-    let restored = tables.restore(hash_key(&*store, config)?)?;
+    let key = hash_key(&*store, config)?;
+    let restored = output::patiently("reading the state", || tables.restore(key))?;
     Ok(State { store, tables, restored })
 }
 
@@ -97,15 +98,17 @@ impl Copy {
     pub fn of_topic(config: &Config) -> Result<Copy, CliError> {
         let mut rows: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
         let topic = &config.topics.factors;
-        admin::read_topic(&client_settings(config)?, topic, None, |record| {
+        let settings = client_settings(config)?;
+        let mut take = |record: admin::TopicRecord<'_>| {
             let key = record.key.unwrap_or_default();
             match record.payload {
                 Some(value) => drop(rows.insert(key.to_vec(), value.to_vec())),
                 None => drop(rows.remove(key)),
             }
             ControlFlow::Continue(())
-        })
-        .map_err(CliError::failed)?;
+        };
+        output::patiently("reading the factors topic", || admin::read_topic(&settings, topic, None, &mut take))
+            .map_err(CliError::failed)?;
         let Some(rank) = rows.values().next().map(|value| value.len() / 4) else {
             return Err(CliError::failed(format!("topic {topic} holds no factors; is the service publishing to it?")));
         };

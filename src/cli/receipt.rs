@@ -15,6 +15,10 @@ use crate::kafka::admin;
 use crate::run::keyring::{Keyring, PublicKey};
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  nepenthe receipt verify 7f3a…
+  nepenthe receipt save 7f3a… --to proof")]
 pub struct ReceiptArgs {
     #[command(subcommand)]
     action: Action,
@@ -68,6 +72,9 @@ struct SaveArgs {
     /// What /v1/keys answered, or one PEM public key [default: the keys in the state directory]
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 /// A receipt as it came from the topic.
@@ -128,6 +135,9 @@ fn save(config: &Config, args: &SaveArgs) -> Result<(), CliError> {
     keyring.verify(&signed.key_id, &signed.value, &signed.signature).map_err(CliError::failed)?;
     write(&keyring, &signed, &args.to)?;
     let at = args.to.display();
+    if args.json {
+        return output::out_json(&json!({ "to": args.to, "key_id": signed.key_id, "files": ["receipt.json", "receipt.sig", "key.pem"] }));
+    }
     output::note(&format!("saved in {at}; anybody can check it without us:"));
     output::out(&format!("openssl pkeyutl -verify -pubin -inkey {at}/key.pem -rawin -in {at}/receipt.json -sigfile {at}/receipt.sig\n"))
 }
@@ -160,7 +170,8 @@ fn keyring(config: &Config, file: Option<&Path>) -> Result<Keyring, CliError> {
 fn on_topic(config: &Config, request_id: &str) -> Result<Vec<Signed>, CliError> {
     let topic = &config.topics.receipts;
     let mut found = Vec::new();
-    admin::read_topic(&client_settings(config)?, topic, None, |record| {
+    let settings = client_settings(config)?;
+    let take = |record: admin::TopicRecord<'_>| {
         if let (Some(key), Some(value)) = (record.key, record.payload)
             && key == request_id.as_bytes()
         {
@@ -169,8 +180,8 @@ fn on_topic(config: &Config, request_id: &str) -> Result<Vec<Signed>, CliError> 
             found.push(Signed { value: value.to_vec(), signature: header("signature").to_vec(), key_id });
         }
         ControlFlow::Continue(())
-    })
-    .map_err(CliError::failed)?;
+    };
+    output::patiently("reading the receipts topic", || admin::read_topic(&settings, topic, None, take)).map_err(CliError::failed)?;
     if found.is_empty() {
         return Err(CliError::failed(format!("topic {topic} holds no receipt of request {request_id:?}: wrong id, or not read yet")));
     }

@@ -1,29 +1,79 @@
 //! `nepenthe status`: one screen about a state directory, whether or not a service runs on it.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 
 use serde_json::{Value, json};
 
 use super::output::{self, Stream, Table, Tone, colour, count};
 use super::reading::{self, State};
-use super::{CliError, client_settings};
+use super::watch::{Look, watch};
+use super::{CliError, StatusArgs, client_settings};
 use crate::config::Config;
 use crate::kafka::admin;
 use crate::model::Certify;
 use crate::model::factors::Side;
-use crate::model::receipt::{Manifest, Status};
+use crate::model::receipt::{Certificate, Manifest, Status};
 use crate::model::snapshot::data_digest;
+use crate::run::now;
+use crate::run::service::stamp;
 
-/// Prints generation, certificate, pending forgets, lag and sizes; `data_digest` adds a hash of all interactions.
+/// Prints generation, certificate, pending forgets, lag and sizes, once or again and again.
 ///
 /// # Errors
 /// Exit 1 when there is no state, 4 when it is damaged. A broker that is away only leaves the lag out.
-pub fn run(config: &Config, json: bool, with_digest: bool) -> Result<(), CliError> {
-    let state = reading::state(config)?;
-    let digest = with_digest.then(|| data_digest(&state.restored.dictionary, &state.tables)).transpose()?;
-    let lag = lag(config, &state);
-    let status = summary(&state, &lag, digest)?;
-    if json { output::out_json(&status) } else { output::out(&screen(&state, &lag, &status)) }
+pub fn run(config: &Config, args: &StatusArgs) -> Result<(), CliError> {
+    if args.watch {
+        let in_place = !args.json && std::io::stdout().is_terminal();
+        let (config, json) = (config.clone(), args.json);
+        return watch(args.every, in_place, move || look(&config, json));
+    }
+    let seen = Seen::now(config, args.data_digest)?;
+    if args.json { output::out_json(&seen.status) } else { output::out(&screen(&seen)) }
+}
+
+/// One look at everything.
+struct Seen {
+    state: State,
+    lag: BTreeMap<String, Option<i64>>,
+    status: Value,
+}
+
+impl Seen {
+    fn now(config: &Config, with_digest: bool) -> Result<Seen, CliError> {
+        let state = reading::state(config)?;
+        let digest = || data_digest(&state.restored.dictionary, &state.tables);
+        let digest = with_digest.then(|| output::patiently("hashing the interactions", digest)).transpose()?;
+        let lag = output::patiently("asking the broker", || lag(config, &state));
+        let status = summary(&state, &lag, digest)?;
+        Ok(Seen { state, lag, status })
+    }
+}
+
+fn look(config: &Config, json: bool) -> Result<Look, CliError> {
+    let mut seen = Seen::now(config, false)?;
+    // To the second: nobody reads more, and the lines are equally long.
+    let at = stamp(now() / 1000 * 1000);
+    if json {
+        seen.status["time"] = json!(at);
+        return Ok(Look { screen: String::new(), line: seen.status.to_string() });
+    }
+    let ends = output::paint(&format!("{at}, Ctrl-C ends it"), Tone::Faint, colour(Stream::Out));
+    Ok(Look { screen: format!("{}\n{ends}\n", screen(&seen)), line: line(&seen, &at) })
+}
+
+/// What changes, in one line.
+fn line(Seen { state, lag, status }: &Seen, at: &str) -> String {
+    let model = state.restored.current.as_ref().map(|current| &current.manifest);
+    let model = model.map_or("no generation yet".to_owned(), |manifest| {
+        let Certificate { residual, .. } = manifest.certificate;
+        let judged = if manifest.certificate.holds() { "certified" } else { "above the tolerance" };
+        format!("generation {} {judged} at {residual:.1e}", manifest.generation)
+    });
+    let waiting = count(state.restored.waiting.len() as u64);
+    let unpurged = count(status["forgets"]["pending"]["published"].as_u64().unwrap_or(0));
+    let behind = lag.values().copied().sum::<Option<i64>>().map_or("unknown".to_owned(), |behind| count(behind.unsigned_abs()));
+    format!("{at}  {model}, forgets {waiting} pending, {unpurged} to purge, lag {behind}, outbox {}", status["outbox"])
 }
 
 /// Records that are not stored yet, per topic; `None` where the broker did not answer.
@@ -68,7 +118,7 @@ fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<St
     Ok(status)
 }
 
-fn screen(state: &State, lag: &BTreeMap<String, Option<i64>>, status: &Value) -> String {
+fn screen(Seen { state, lag, status }: &Seen) -> String {
     let mut table = Table::new(&["", ""]);
     let mut row = |name: &str, value: String, tone| table.row([(name.to_owned(), Tone::Faint), (value, tone)]);
     match state.restored.current.as_ref().map(|current| &current.manifest) {

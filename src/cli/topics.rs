@@ -37,7 +37,8 @@ pub struct TopicsArgs {
 /// Exit 1 when the broker does not do it, and with `--check` when a topic is missing or differs.
 pub fn run(config: &Config, args: &TopicsArgs) -> Result<(), CliError> {
     let plan = plan(&config.topics, args);
-    let reports = ensure_topics(&client_settings(config)?, &plan, args.check).map_err(CliError::failed)?;
+    let settings = client_settings(config)?;
+    let reports = output::patiently("asking the broker", || ensure_topics(&settings, &plan, args.check)).map_err(CliError::failed)?;
     if args.json {
         output::out_json(&Value::Array(reports.iter().map(as_json).collect()))?;
     } else {

@@ -26,16 +26,29 @@ pub trait Views: Send + Sync + 'static {
     /// One JSON object: everything `nepenthe status` prints. The status page shows of it, each member optional: `version`,
     /// `ready`, `reason`, `phase`, `sweep`, `residual` (of a solve under way), `generation`, `created`,
     /// `certificate {residual, tolerance, objective, sweeps}`, `counts {users, items, interactions}`,
-    /// `forgets {pending {<stage>: count}, oldest_seconds}`, `lag [{topic, partition, records}]`, `outbox` (records).
+    /// `forgets {pending {<stage>: count}, oldest_seconds, longest_seconds {<stage>: seconds}}`, `purge {reason}`,
+    /// `lag [{topic, partition, records}]`, `outbox` (records), `store_bytes {<family>: bytes}`, `started`, `objective`, `rank`,
+    /// `events_accepted`, `fences`, `backups {count, newest}`.
     fn status(&self) -> Value;
     /// The manifest of the newest published generation.
     fn latest_generation(&self) -> Option<Value>;
     /// The newest receipt of a request.
-    fn receipt(&self, request_id: &str) -> Result<Option<Value>, String>;
+    fn receipt(&self, request_id: &str) -> Result<Option<Signed>, String>;
+    /// How the residual fell: `running` and `last`, each null or `{generation, tolerance, points [[sweep, residual]]}`.
+    fn sweeps(&self) -> Value;
     /// The public keys that receipts were and are signed with.
     fn keys(&self) -> Value;
     /// Top `n` items with scores for a user, what the user already has left out; `None` for an unknown user.
     fn recommendations(&self, user: &str, n: usize) -> Result<Option<Vec<(String, f64)>>, String>;
+}
+
+/// A receipt as the receipts topic has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The bytes that are signed: JSON.
+    pub value: Vec<u8>,
+    /// Id of the key and base64 of the signature.
+    pub signature: Option<(String, String)>,
 }
 
 /// Why the server does not run.

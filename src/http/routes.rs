@@ -12,9 +12,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::Views;
 use super::guard::{Guard, ask_for_token};
 use super::problem::Problem;
+use super::{Signed, Views};
 
 /// A view that takes longer is answered for with 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,19 +23,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const USUAL_N: usize = 10;
 const LARGEST_N: usize = 1000;
 
+/// Of a receipt's answer; RFC 9421 has another use for the bare names.
+const SIGNATURE: HeaderName = HeaderName::from_static("nepenthe-signature");
+const KEY_ID: HeaderName = HeaderName::from_static("nepenthe-key-id");
+
 type Asked = State<Arc<dyn Views>>;
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// The status page: its address, what it is, and itself.
+pub(super) const PAGE: [(&str, &str, &str); 7] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/page.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/chart.js", SCRIPT, include_str!("page/chart.js")),
+    ("/receipt.js", SCRIPT, include_str!("page/receipt.js")),
+    ("/words.js", SCRIPT, include_str!("page/words.js")),
+    ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
 pub(super) fn router(views: Arc<dyn Views>, guard: Guard) -> Router {
-    let html = "text/html; charset=utf-8";
-    Router::new()
-        .route("/", get(|| fixed(html, include_str!("page.html"))))
-        .route("/page.css", get(|| fixed("text/css; charset=utf-8", include_str!("page.css"))))
-        .route("/page.js", get(|| fixed("text/javascript; charset=utf-8", include_str!("page.js"))))
-        .route("/icon.svg", get(|| fixed("image/svg+xml", include_str!("icon.svg"))))
+    PAGE.iter()
+        .fold(Router::new(), |router, &(path, content_type, body)| router.route(path, get(move || fixed(content_type, body))))
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { Json(json!({ "live": true })) }))
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
+        .route("/v1/sweeps", get(sweeps))
         .route("/v1/generations/latest", get(latest_generation))
         // The rest of the path: a request's default id is topic/partition/offset.
         .route("/v1/receipts/{*request_id}", get(receipt))
@@ -112,11 +126,26 @@ async fn latest_generation(State(views): Asked) -> Result<Json<Value>, Problem> 
     ask(views, |views| views.latest_generation()).await?.map(Json).ok_or_else(missing)
 }
 
-async fn receipt(State(views): Asked, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {
+async fn sweeps(State(views): Asked) -> Result<Json<Value>, Problem> {
+    ask(views, |views| views.sweeps()).await.map(Json)
+}
+
+async fn receipt(State(views): Asked, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let request_id = part(path)?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, "no request of this id has been accepted or rejected");
     let answer = ask(views, move |views| views.receipt(&request_id)).await?;
-    answer.map_err(unavailable)?.map(Json).ok_or_else(missing)
+    answer.map_err(unavailable)?.map(signed).ok_or_else(missing)
+}
+
+/// The body is what is signed, byte for byte; beside it what the topic has in the record's headers.
+fn signed(receipt: Signed) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], receipt.value).into_response();
+    if let Some((key_id, signature)) = receipt.signature
+        && let (Ok(key_id), Ok(signature)) = (HeaderValue::try_from(key_id), HeaderValue::try_from(signature))
+    {
+        response.headers_mut().extend([(KEY_ID, key_id), (SIGNATURE, signature)]);
+    }
+    response
 }
 
 async fn keys(State(views): Asked) -> Result<Json<Value>, Problem> {

@@ -30,11 +30,19 @@ impl Views for Fake {
         self.ready.is_ok().then(|| json!({ "generation": 7 }))
     }
 
-    fn receipt(&self, request_id: &str) -> Result<Option<Value>, String> {
+    fn sweeps(&self) -> Value {
+        json!({ "running": null, "last": null })
+    }
+
+    fn receipt(&self, request_id: &str) -> Result<Option<Signed>, String> {
         match request_id {
             "broken" => Err("the store cannot be read".into()),
             "hanging" => panic!("a view that panics must not take the server along"),
-            "r1" | "forgets/0/12" | "ä ö" => Ok(Some(json!({ "request_id": request_id }))),
+            "r1" | "forgets/0/12" | "ä ö" => {
+                let value = json!({ "request_id": request_id }).to_string().into_bytes();
+                let signature = (request_id == "r1").then(|| ("k".to_owned(), "c2ln".to_owned()));
+                Ok(Some(Signed { value, signature }))
+            }
             _ => Ok(None),
         }
     }
@@ -97,6 +105,7 @@ fn views_answer_their_routes() {
     assert_eq!(get(&server, "/readyz").json(), json!({ "ready": true }));
     assert_eq!(get(&server, "/v1/status").json(), json!({ "generation": 7 }));
     assert_eq!(get(&server, "/v1/generations/latest").json(), json!({ "generation": 7 }));
+    assert_eq!(get(&server, "/v1/sweeps").json(), json!({ "running": null, "last": null }));
     server.stop();
 }
 
@@ -106,6 +115,10 @@ fn a_receipt_is_found_by_any_id() {
     for (path, id) in [("r1", "r1"), ("forgets/0/12", "forgets/0/12"), ("forgets%2F0%2F12", "forgets/0/12"), ("%C3%A4%20%C3%B6", "ä ö")] {
         assert_eq!(get(&server, &format!("/v1/receipts/{path}")).json(), json!({ "request_id": id }));
     }
+    let signed = get(&server, "/v1/receipts/r1");
+    assert_eq!((signed.header("nepenthe-signature"), signed.header("nepenthe-key-id")), (Some("c2ln"), Some("k")));
+    assert_eq!((signed.body.as_str(), signed.header("content-type")), (r#"{"request_id":"r1"}"#, Some("application/json")));
+    assert_eq!(get(&server, "/v1/receipts/forgets/0/12").header("nepenthe-signature"), None);
     assert_eq!(get(&server, "/v1/keys").json(), json!({ "version": 1, "keys": [] }));
     get(&server, "/v1/receipts/r2").is_problem(404, "no request of this id");
     get(&server, "/v1/receipts/").is_problem(404, "no such page");
@@ -153,7 +166,7 @@ fn what_is_not_there_or_not_read_only_is_a_problem() {
 #[test]
 fn every_answer_is_guarded_and_never_cached() {
     let server = start(Ok(()));
-    for path in ["/", "/page.js", "/page.css", "/icon.svg", "/metrics", "/nowhere", "/v1/status"] {
+    for path in routes::PAGE.map(|(path, ..)| path).into_iter().chain(["/metrics", "/nowhere", "/v1/status"]) {
         let answer = get(&server, path);
         let policy = answer.header("content-security-policy").unwrap();
         assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
@@ -166,13 +179,19 @@ fn every_answer_is_guarded_and_never_cached() {
 fn the_page_asks_nobody_else_and_finds_its_parts() {
     let server = start(Ok(()));
     let page = get(&server, "/").body;
-    let script = get(&server, "/page.js").body;
-    for part in [&page, &script, &get(&server, "/page.css").body] {
-        assert!(!part.contains("https:") && !part.contains("http:") && !part.contains("//cdn"));
+    let mut scripts = String::new();
+    for (path, content_type, body) in routes::PAGE {
+        let answer = get(&server, path);
+        assert_eq!((answer.header("content-type"), answer.body.as_str()), (Some(content_type), body), "{path}");
+        // The icon has a namespace, which nobody fetches.
+        assert!(path == "/icon.svg" || !["https:", "http:", "//cdn"].iter().any(|elsewhere| body.contains(elsewhere)), "{path}");
+        if path.ends_with(".js") {
+            scripts += body;
+        }
     }
     // The policy forbids what is written into the page itself.
     assert!(!page.contains("style=") && !page.contains("<style") && !page.contains("onclick") && !page.contains("<script>"));
-    let ids = script.split("put(\"").skip(1).chain(script.split("at(\"").skip(1)).map(|rest| rest.split('"').next().unwrap());
+    let ids = scripts.split("put(\"").skip(1).chain(scripts.split("at(\"").skip(1)).map(|rest| rest.split('"').next().unwrap());
     for id in ids {
         assert!(page.contains(&format!("id=\"{id}\"")), "the page has no {id}");
     }

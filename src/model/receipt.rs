@@ -161,6 +161,21 @@ pub struct Receipt {
     pub error: Option<String>,
 }
 
+impl Receipt {
+    /// When its stage was reached; a rejection has no time.
+    pub fn reached(&self) -> Option<Timestamp> {
+        let Stages { accepted, erased, unlearned, published, purged } = self.stages;
+        match self.status {
+            Status::Accepted => accepted,
+            Status::Erased => erased,
+            Status::Unlearned => unlearned,
+            Status::Published => published,
+            Status::Purged => purged,
+            Status::Rejected => None,
+        }
+    }
+}
+
 /// A request as the ledger keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {

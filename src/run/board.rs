@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::http::Views;
+use crate::http::{Signed, Views};
 use crate::kafka::SourceState;
 use crate::metrics::Metrics;
 use crate::model::Millis;
@@ -15,6 +15,7 @@ use crate::model::generation::Current;
 use crate::model::receipt::{Backups, Manifest};
 use crate::model::recommend::{Measure, top};
 use crate::run::keyring::Keyring;
+use crate::run::keys::Signer;
 use crate::run::service::stamp;
 use crate::run::solver::Progress;
 use crate::store::{Family, Store, after, rows, tables};
@@ -41,6 +42,15 @@ impl Phase {
     }
 }
 
+/// Requests that have come to one stage and no further.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Waiting {
+    pub stage: &'static str,
+    pub count: u64,
+    /// How long the one that stands there longest has.
+    pub longest_seconds: f64,
+}
+
 /// What recommendations are made from.
 struct Model {
     factors: Arc<Factors>,
@@ -56,7 +66,7 @@ struct Shown {
     accepted: u64,
     source: SourceState,
     lag: Vec<(String, i32, i64, i64)>,
-    pending: BTreeMap<&'static str, u64>,
+    stages: Vec<Waiting>,
     oldest_seconds: f64,
     outbox: u64,
     sizes: Vec<(&'static str, u64)>,
@@ -74,6 +84,7 @@ struct Shown {
     model: Option<Arc<Model>>,
     observed: Option<Millis>,
     keys: Value,
+    signer: Option<Signer>,
     /// See [`super::purging`].
     purging: Value,
     backups: Option<Backups>,
@@ -98,8 +109,10 @@ impl Board {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn keys(&self, keyring: &Keyring) {
-        self.shown().keys = keyring.to_json();
+    /// What receipts are signed with, and what they ever were.
+    pub(super) fn signing(&self, keyring: &Keyring, signer: Signer) {
+        let mut shown = self.shown();
+        (shown.keys, shown.signer) = (keyring.to_json(), Some(signer));
     }
 
     pub(super) fn phase(&self, phase: Phase) {
@@ -159,7 +172,7 @@ impl Board {
         &self,
         source: &SourceState,
         lag: Vec<(String, i32, i64, i64)>,
-        pending: &[(&'static str, u64)],
+        stages: Vec<Waiting>,
         oldest_seconds: f64,
         outbox: u64,
         sizes: Vec<(&'static str, u64)>,
@@ -169,10 +182,15 @@ impl Board {
         let mut shown = self.shown();
         shown.source = source.clone();
         shown.lag = lag;
-        shown.pending = pending.iter().copied().collect();
+        shown.stages = stages;
         (shown.oldest_seconds, shown.outbox, shown.sizes, shown.fences) = (oldest_seconds, outbox, sizes, fences);
         shown.observed = Some(now);
     }
+}
+
+/// A JSON object with a member a stage.
+fn by_stage(stages: &[Waiting], tell: impl Fn(&Waiting) -> Value) -> Value {
+    stages.iter().map(|waiting| (waiting.stage.to_owned(), tell(waiting))).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Why the service is not ready, if it is not.
@@ -235,10 +253,15 @@ impl Views for Board {
             "created": manifest.map(|manifest| manifest.created),
             "counts": manifest.map(|manifest| manifest.counts),
             "certificate": certificate,
+            "objective": manifest.map(|manifest| manifest.model.params.objective),
             "rank": manifest.map(|manifest| manifest.model.params.rank),
             "rank_binds": certificate.map(|certificate| certificate.rank_binds),
             "digest": manifest.map(|manifest| &manifest.digest),
-            "forgets": {"pending": shown.pending, "oldest_seconds": shown.oldest_seconds},
+            "forgets": {
+                "pending": by_stage(&shown.stages, |waiting| json!(waiting.count)),
+                "oldest_seconds": shown.oldest_seconds,
+                "longest_seconds": by_stage(&shown.stages, |waiting| json!(waiting.longest_seconds)),
+            },
             "purge": shown.purging,
             "restoring": shown.restoring,
             "backups": shown.backups,
@@ -259,9 +282,20 @@ impl Views for Board {
         serde_json::to_value(&manifest).ok()
     }
 
-    fn receipt(&self, request_id: &str) -> Result<Option<Value>, String> {
+    /// The same bytes and the same signature as on the topic: both are made from the ledger's receipt, and Ed25519 has no chance
+    /// in it. Only after a rotation of the key the topic keeps the signature of the earlier one.
+    fn receipt(&self, request_id: &str) -> Result<Option<Signed>, String> {
         let request = tables::request(&*self.store, &self.key.request(request_id)).map_err(|e| e.to_string())?;
-        request.map(|request| serde_json::to_value(&request.receipt).map_err(|e| e.to_string())).transpose()
+        let Some(request) = request else { return Ok(None) };
+        let value = serde_json::to_vec(&request.receipt).map_err(|e| e.to_string())?;
+        let shown = self.shown();
+        let signer = shown.signer.as_ref();
+        let signature = signer.map(|signer| (signer.key_id().to_owned(), signer.sign(&value)));
+        Ok(Some(Signed { value, signature }))
+    }
+
+    fn sweeps(&self) -> Value {
+        self.progress.sweeps()
     }
 
     fn recommendations(&self, user: &str, n: usize) -> Result<Option<Vec<(String, f64)>>, String> {

@@ -51,6 +51,7 @@ const PKCS8: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0
 const LABEL: &str = "PRIVATE KEY";
 
 /// Signs receipts with Ed25519.
+#[derive(Clone)]
 pub struct Signer {
     key: SigningKey,
     key_id: String,

@@ -4,6 +4,7 @@ pub mod allocator;
 mod backoff;
 pub mod backup;
 pub mod board;
+mod course;
 #[cfg(test)]
 mod hostile_tests;
 mod keeping;
@@ -134,7 +135,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let progress = Arc::new(Progress::default());
     let bell = Bell::default();
     let board = Arc::new(Board::new(store.clone(), key.clone(), metrics.clone(), progress.clone(), now()));
-    board.keys(&keyring);
+    board.signing(&keyring, signer.clone());
     let solver = ThreadSolver::new(config.model.threads, progress, bell.clone())?;
     let settings = ClientSettings {
         brokers: config.kafka.brokers.clone(),

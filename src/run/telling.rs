@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::board::Waiting;
 use super::service::Service;
 use crate::http::Views;
 use crate::kafka::Source;
 use crate::metrics::{Committed, Happening};
 use crate::model::Millis;
 use crate::model::event::Refusal;
-use crate::model::receipt::{Manifest, Receipt, RequestKey, Status};
+use crate::model::receipt::{Manifest, Receipt, Request, RequestKey, Status};
 use crate::model::step::{Outgoing, Step, Tally};
 use crate::store::Disk;
 
@@ -80,17 +81,21 @@ impl Service {
         }
         self.metrics.observe(&Happening::Outbox { records: self.outbox });
         self.metrics.observe(&Happening::Fences { rules: self.state.fences().len() });
-        let mut stages: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let mut oldest = None;
-        for request in self.state.waiting().values() {
-            *stages.entry(request.receipt.status.name()).or_default() += 1;
-            oldest = oldest.min(request.receipt.stages.accepted).or(request.receipt.stages.accepted);
+        let since = |at: Option<Millis>| at.map_or(0.0, |at| (now - at).max(0) as f64 / 1e3);
+        // Of each stage how many, and since when the first of them.
+        let mut stages: BTreeMap<&'static str, (u64, Option<Millis>)> = BTreeMap::new();
+        let mut oldest: Option<Millis> = None;
+        for Request { receipt, .. } in self.state.waiting().values() {
+            let accepted = receipt.stages.accepted.map(|at| at.as_millisecond());
+            let (count, first) = stages.entry(receipt.status.name()).or_default();
+            *count += 1;
+            *first = earlier(*first, receipt.reached().map(|at| at.as_millisecond()));
+            oldest = earlier(oldest, accepted);
         }
-        let oldest_seconds = oldest.map_or(0.0, |at: jiff::Timestamp| (now - at.as_millisecond()).max(0) as f64 / 1e3);
-        let (unpurged, published) = self.purging.pending();
+        let oldest_seconds = since(oldest);
+        let unpurged = self.purging.pending();
         stages.insert(Status::Published.name(), unpurged);
-        let unpurged_seconds = published.map_or(0.0, |at| (now - at).max(0) as f64 / 1e3);
-        self.metrics.observe(&Happening::Unpurged { oldest_seconds: unpurged_seconds });
+        self.metrics.observe(&Happening::Unpurged { oldest_seconds: since(unpurged.1) });
         self.board.purging(self.purging.shown());
         // A store that cannot be read ends the loop at its next step.
         if let Ok(backups) = self.tables.backups(self.keep.backups_since(now)) {
@@ -98,8 +103,9 @@ impl Service {
             self.metrics.observe(&Happening::Backups { count: backups.map_or(0, |backups| backups.count), newest_seconds: newest });
             self.board.backups(backups);
         }
-        let stages: Vec<_> = stages.into_iter().collect();
-        self.metrics.observe(&Happening::Pending { stages: &stages, oldest_seconds });
+        let pending: Vec<_> = stages.iter().map(|(&stage, &(count, _))| (stage, count)).collect();
+        self.metrics.observe(&Happening::Pending { stages: &pending, oldest_seconds });
+        let stages = stages.into_iter().map(|(stage, (count, first))| Waiting { stage, count, longest_seconds: since(first) }).collect();
         let unseen = self.ages_under_way.first().or(self.ages.first());
         let seconds = unseen.map_or(0.0, |(seen, _)| (now - seen).max(0) as f64 / 1e3);
         self.metrics.observe(&Happening::EventOldest { seconds });
@@ -111,9 +117,13 @@ impl Service {
             self.metrics.observe(&Happening::StoreBytes { family: family.name(), bytes: *bytes });
         }
         let sizes = sizes.iter().map(|(family, bytes)| (family.name(), *bytes)).collect();
-        self.board.observed(&state, lag, &stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
+        self.board.observed(&state, lag, stages, oldest_seconds, self.outbox, sizes, self.state.fences().len(), now);
         self.metrics.observe(&Happening::Ready { ready: self.board.ready().is_ok() });
     }
+}
+
+fn earlier(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
+    one.into_iter().chain(other).min()
 }
 
 /// A generation as the metrics tell it.
@@ -151,8 +161,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::http::Signed;
     use crate::kafka::{Batch, Positions, SourceState};
     use crate::model::Objective;
+    use crate::run::keyring::Keyring;
     use crate::run::simulation::*;
 
     /// A source that says nothing.
@@ -197,5 +209,48 @@ mod tests {
         assert_eq!(oldest(&service, 4_000), 4.0, "the restart was at 0");
         settle(&mut world, &mut service, &mut shell, &mut 5_000);
         assert_eq!(oldest(&service, 90_000), 0.0);
+    }
+
+    /// The age of a request counts from its acceptance, that of its stage from when it came there.
+    #[test]
+    fn a_request_that_waits_is_told_with_its_stage() {
+        let (mut world, params) = (World::default(), params(Objective::Implicit, 1));
+        world.inputs[0] = (0..3).map(|n| format!(r#"{{"user":"u{n}","item":"i","time":{n}}}"#)).collect();
+        world.inputs[1] = vec![r#"{"request_id":"r","user":"u1","time":9}"#.to_owned()];
+        let (mut service, mut shell) = open(&world, &params, Duration::MAX);
+        shell.take = (0, 3);
+        turn(&mut world, &mut service, &mut shell, 1_000, false);
+        shell.take = (1, 1);
+        turn(&mut world, &mut service, &mut shell, 2_000, false);
+        service.observe(&Still, 3_500);
+        let told = service.board.status()["forgets"].clone();
+        assert_eq!((&told["pending"]["erased"], &told["pending"]["published"]), (&1.into(), &0.into()));
+        assert_eq!((&told["longest_seconds"]["erased"], &told["oldest_seconds"]), (&1.5.into(), &1.5.into()));
+        settle(&mut world, &mut service, &mut shell, &mut 5_000);
+        let receipt = service.board.receipt("r").unwrap().unwrap();
+        let published = serde_json::from_slice::<Receipt>(&receipt.value).unwrap().reached().unwrap().as_millisecond();
+        service.observe(&Still, published + 4_000);
+        let told = service.board.status()["forgets"].clone();
+        assert_eq!((&told["longest_seconds"]["published"], &told["oldest_seconds"]), (&4.0.into(), &0.0.into()));
+    }
+
+    /// Who checks a signature needs the bytes that were signed.
+    #[test]
+    fn the_page_answers_what_the_topic_holds() {
+        let (mut world, params) = (World::default(), params(Objective::Implicit, 1));
+        world.inputs[0] = (0..3).map(|n| format!(r#"{{"user":"u{n}","item":"i","time":{n}}}"#)).collect();
+        world.inputs[1] = vec![r#"{"request_id":"r","user":"u1","time":9}"#.to_owned()];
+        let (mut service, mut shell) = open(&world, &params, Duration::MAX);
+        settle(&mut world, &mut service, &mut shell, &mut 5_000);
+        assert_eq!(service.board.receipt("r").unwrap().unwrap().signature, None, "nobody signs yet");
+        service.board.signing(&Keyring::default(), service.signer.clone());
+        let record = world.outputs[&service.topics.receipts].last().unwrap();
+        let header = |wanted: &str| {
+            let found = record.headers.iter().find(|(name, _)| *name == wanted).unwrap();
+            String::from_utf8(found.1.clone()).unwrap()
+        };
+        let signed = Signed { value: record.value.clone().unwrap(), signature: Some((header("key_id"), header("signature"))) };
+        assert_eq!(service.board.receipt("r").unwrap(), Some(signed));
+        assert_eq!(service.board.receipt("another").unwrap(), None);
     }
 }

@@ -87,11 +87,7 @@ pub fn run(config: &Config, args: &AuditArgs) -> Result<(), CliError> {
     if args.html.as_deref().is_some_and(is_stdout) {
         return Err(CliError::usage("--html - is not possible: name a file for the page"));
     }
-    let reading = output::spinner();
-    reading.set_message("read the state");
-    let state = reading::state(config);
-    reading.finish_and_clear();
-    let state = state?;
+    let state = reading::state(config)?;
     let report = in_pool(config.model.threads, || audit(&config.model, args, &state))??;
     write(args, &report)?;
     if report.holds { Ok(()) } else { Err(CliError::failed(failures(&report))) }

@@ -61,6 +61,8 @@ pub fn settings(name: &str, broker: &str, state: &Path, seed: u64, events: usize
         ("generation.max_delay", "2s".to_owned()),
         ("generation.max_events", events.to_string()),
         ("generation.forget_delay", "0ms".to_owned()),
+        // On a slow machine a generation that is still to converge would be compared with one that has.
+        ("generation.interim_after", "168h".to_owned()),
     ];
     let topics = ["interactions", "forgets", "factors", "generations", "receipts", "dead_letters"];
     let names = topics.map(|topic| format!("topics.{topic}"));
@@ -129,7 +131,7 @@ impl Service {
     pub fn receipt(&self, request: &str) -> Result<Option<Receipt>, DemoError> {
         let unreadable = |why| DemoError::Reading { what: "a receipt", why };
         let shown = self.views.receipt(request).map_err(unreadable)?;
-        shown.map(serde_json::from_value).transpose().map_err(|error| unreadable(error.to_string()))
+        shown.map(|signed| serde_json::from_slice(&signed.value)).transpose().map_err(|error| unreadable(error.to_string()))
     }
 
     /// A user's ten best items by id, best first; `None` for somebody unknown.
