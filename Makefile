@@ -3,11 +3,11 @@
 # Outside the clone, so that RocksDB and librdkafka are compiled once on a machine and not once in a clone.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nepenthe/target
 
-# Further arguments of real, torture, fuzz, ingest and bench: make ingest ARGS="--events 1000000"
+# Further arguments of real, torture, fuzz, ingest, latency and bench: make ingest ARGS="--events 1000000"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka build demo test simulate mutants fuzz real torture ingest bench fmt lint page
+.PHONY: help setup kafka build demo test simulate mutants fuzz real torture ingest latency bench fmt lint page
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ torture: ## kills, lost brokers, zombies, full disks, flipped bytes, on a real K
 
 ingest: ## 5 million events from a real Kafka, against a bare consumer
 	@scripts/ingest $(ARGS)
+
+latency: ## how long a forget takes while 10,000 events a second come from a real Kafka
+	@scripts/latency $(ARGS)
 
 bench: ## the engine's ratios: sgemm, other libraries (PyPI), retrains, memory
 	@scripts/bench $(ARGS)

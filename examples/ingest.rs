@@ -1,11 +1,13 @@
-//! How many events per second become durable state, against a bare rdkafka consumer of the same topic: `make ingest`.
+//! How many events per second become durable state, against a bare librdkafka consumer of the same topic: `make ingest`.
 //!
-//! Sends generated events to a fresh topic, reads them with nothing but `BaseConsumer::poll`, then starts `nepenthe run` on an
-//! empty state directory that is told not to compute, and waits until it has stored every one. Rates are counted from
-//! the first event on, starts are told apart, and the ratio is what can be compared between machines.
+//! Sends generated events to a fresh topic, reads them with nothing but a consumer (one by one, and in batches), then starts
+//! `nepenthe run` on an empty state directory that is told not to compute, and waits until it has stored every one. Rates are
+//! counted from the first event on, starts are told apart, and the ratio is what can be compared between machines.
 
 #![allow(clippy::disallowed_methods, reason = "a measuring program reads the clock")]
 
+#[path = "ingest/bare.rs"]
+mod bare;
 #[path = "ingest/events.rs"]
 mod events;
 #[path = "support/process.rs"]
@@ -21,17 +23,16 @@ use clap::Parser;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use bare::How;
 use events::Events;
 use service::{Service, ServiceError};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Reads of the bare consumer; the fastest is what the service is held against.
+/// Reads of each bare consumer; the fastest one in batches is what the service is held against.
 const BARE_READS: u32 = 3;
 
 /// Measures ingest against a bare consumer.
@@ -127,10 +128,14 @@ fn measure(args: &Args) -> Result<(), IngestError> {
     println!("load average {load} at the start: figures count only from an otherwise idle machine");
     sent.print("producer");
     let mut bare = 0.0_f64;
-    for _ in 0..BARE_READS {
-        let rate = read(args, topic, sent.events)?;
-        rate.print("bare consumer");
-        bare = bare.max(rate.per_second());
+    for (how, name) in [(How::Polled, "bare consumer, one by one"), (How::Batched, "bare consumer, batches")] {
+        for _ in 0..BARE_READS {
+            let rate = bare::read(client(args), topic, args.partitions, sent.events, how)?;
+            rate.print(name);
+            if how == How::Batched {
+                bare = bare.max(rate.per_second());
+            }
+        }
     }
     let mut rates = Vec::new();
     for _ in 0..args.runs {
@@ -143,7 +148,7 @@ fn measure(args: &Args) -> Result<(), IngestError> {
     }
     let percent = |rate: f64| 100.0 * rate / bare;
     println!(
-        "ratio to the fastest bare read: median {:.1} % of {} runs, from {:.1} to {:.1} %",
+        "ratio to the fastest bare read in batches: median {:.1} % of {} runs, from {:.1} to {:.1} %",
         percent(median),
         rates.len(),
         percent(slowest),
@@ -249,40 +254,4 @@ fn send(args: &Args, topic: &str) -> Result<(Rate, u64), IngestError> {
         Some(error) => Err(IngestError::kafka(format!("delivery to {topic}"))(error.clone())),
         None => Ok((Rate { events: deliveries.done.load(Ordering::Relaxed), time: begin.elapsed() }, bytes)),
     }
-}
-
-/// Reads the topic with `BaseConsumer::poll` and looks at nothing but the length of each value.
-///
-/// A consumer that is faster than its fetcher's queue is deep rests for `fetch.queue.backoff.ms` whenever the queue is
-/// full. The default of one second costs it a factor of 4 to 10 here (8 partitions, 5 M events), and shows only on
-/// topics larger than the queue: a baseline with it would flatter the service, which does not wait so long.
-fn read(args: &Args, topic: &str, sent: u64) -> Result<Rate, IngestError> {
-    let consumer: BaseConsumer = client(args)
-        .set("group.id", "ingest-bare")
-        .set("enable.auto.commit", "false")
-        .set("fetch.max.bytes", "67108864")
-        .set("queued.max.messages.kbytes", "65536")
-        .set("fetch.queue.backoff.ms", "1")
-        .create()
-        .map_err(IngestError::kafka("consumer"))?;
-    let mut all = TopicPartitionList::new();
-    for partition in 0..args.partitions {
-        all.add_partition_offset(topic, partition, Offset::Beginning).map_err(IngestError::kafka("assignment"))?;
-    }
-    consumer.assign(&all).map_err(IngestError::kafka("assignment"))?;
-    let (mut read, mut bytes) = (0, 0);
-    let mut begin = None;
-    while read < sent {
-        match consumer.poll(PATIENCE) {
-            Some(Ok(message)) => {
-                begin.get_or_insert_with(Instant::now);
-                read += 1;
-                bytes += message.payload_len();
-            }
-            Some(Err(error)) => return Err(IngestError::kafka(format!("read {topic}"))(error)),
-            None => return Err(IngestError::Dried { topic: topic.to_owned(), read, wanted: sent }),
-        }
-    }
-    std::hint::black_box(bytes);
-    Ok(Rate { events: read, time: begin.map_or(Duration::ZERO, |begin| begin.elapsed()) })
 }

@@ -1,5 +1,7 @@
 //! Generated interactions: every event id once, users and items by a power law, the same for the same seed.
 
+#![allow(dead_code, reason = "each example includes this file and uses its own part of it")]
+
 use std::io::Write as _;
 
 /// 2024-01-01T00:00:00Z in milliseconds.

@@ -21,7 +21,9 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> CliError {
         let exit = match error {
             StoreError::InUse { .. } => Exit::StateInUse,
-            StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } | StoreError::HashKey { .. } => Exit::StateDamaged,
+            StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } | StoreError::OldVersion { .. } | StoreError::HashKey { .. } => {
+                Exit::StateDamaged
+            }
             StoreError::OtherModel { .. } => Exit::Usage,
             StoreError::Io { .. } => Exit::Failed,
         };

@@ -2,6 +2,7 @@
 
 mod context;
 mod health;
+mod lane;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ pub struct SourceLimits {
 
 impl Default for SourceLimits {
     fn default() -> Self {
-        SourceLimits { records: 20_000, bytes: 8 << 20, linger: Duration::from_millis(50) }
+        SourceLimits { records: 50_000, bytes: 8 << 20, linger: Duration::from_millis(50) }
     }
 }
 

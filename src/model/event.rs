@@ -1,10 +1,13 @@
 //! Events: bytes → what was written → what it means. Only [`Event`] goes further.
 
+mod quick;
+mod raw;
+
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use jiff::Timestamp;
-use serde::de::{self, Deserializer, Visitor};
+use raw::{Given, RawEvent, Text, Time};
 use serde::{Deserialize, Serialize};
 
 use super::{Millis, Objective};
@@ -156,10 +159,18 @@ pub fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, R
     if text.trim_ascii_start().starts_with('[') {
         return Err(Refusal::new("invalid_field", "an event is a JSON object, not an array"));
     }
+    if let Some(raw) = quick::read(text) {
+        return interpret(origin, raw);
+    }
     let raw: RawEvent<'a> = serde_json::from_str(text).map_err(|e| match e.classify() {
         serde_json::error::Category::Data => Refusal::new("invalid_field", brief(&e)),
         _ => Refusal::new("invalid_json", brief(&e)),
     })?;
+    interpret(origin, raw)
+}
+
+/// What was written, checked.
+fn interpret<'a>(origin: &Origin<'_>, raw: RawEvent<'a>) -> Result<Event<'a>, Refusal> {
     let kind = match raw.r#type.as_deref() {
         None => origin.kind,
         Some("interaction") => Kind::Interaction,
@@ -186,123 +197,6 @@ fn brief(error: &impl fmt::Display) -> String {
     // It fails when it is full.
     let _ = write!(brief, "{error}");
     brief.0
-}
-
-/// A record as written: every field of both kinds, unknown ones ignored, repeated ones refused.
-#[derive(Deserialize)]
-struct RawEvent<'a> {
-    #[serde(borrow, default)]
-    r#type: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    event_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    user: Given<Text<'a>>,
-    #[serde(borrow, default)]
-    item: Option<Text<'a>>,
-    #[serde(default)]
-    value: Option<f64>,
-    #[serde(borrow, default)]
-    time: Option<Time<'a>>,
-    #[serde(borrow, default)]
-    request_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    items: Given<Vec<Text<'a>>>,
-    #[serde(borrow, default)]
-    event_ids: Given<Vec<Text<'a>>>,
-    #[serde(borrow, default)]
-    from: Option<Time<'a>>,
-    #[serde(borrow, default)]
-    to: Option<Time<'a>>,
-}
-
-/// Tells an absent field from an explicit null: a forget whose user is null by mistake must not become a forget of
-/// the item for everybody.
-#[derive(Default)]
-enum Given<T> {
-    #[default]
-    Absent,
-    Null,
-    Value(T),
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::<T>::deserialize(deserializer)?.map_or(Given::Null, Given::Value))
-    }
-}
-
-impl<T> Given<T> {
-    /// For a forget: absent is fine, null is not.
-    fn stated(self, field: &str) -> Result<Option<T>, Refusal> {
-        match self {
-            Given::Absent => Ok(None),
-            Given::Value(value) => Ok(Some(value)),
-            Given::Null => Err(Refusal::new("invalid_field", format!("`{field}` is null; leave it out or give it a value"))),
-        }
-    }
-}
-
-/// A string, or an integer taken as its decimal text.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an integer")
-            }
-            fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(v)))
-            }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(v.to_owned())))
-            }
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(v.to_string())))
-            }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(v.to_string())))
-            }
-        }
-        deserializer.deserialize_any(V)
-    }
-}
-
-/// RFC 3339 or epoch milliseconds, not yet checked.
-enum Time<'a> {
-    Millis(f64),
-    Text(Cow<'a, str>),
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Time<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Time<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("RFC 3339 text or milliseconds since 1970")
-            }
-            fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Time<'de>, E> {
-                Ok(Time::Text(Cow::Borrowed(v)))
-            }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Time<'de>, E> {
-                Ok(Time::Text(Cow::Owned(v.to_owned())))
-            }
-            // Every millisecond up to 2200 is exact in an f64.
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Time<'de>, E> {
-                Ok(Time::Millis(v as f64))
-            }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Time<'de>, E> {
-                Ok(Time::Millis(v as f64))
-            }
-            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Time<'de>, E> {
-                Ok(Time::Millis(v))
-            }
-        }
-        deserializer.deserialize_any(V)
-    }
 }
 
 fn interaction<'a>(origin: &Origin<'_>, raw: RawEvent<'a>) -> Result<Interaction<'a>, Refusal> {

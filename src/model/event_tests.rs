@@ -277,3 +277,28 @@ fn fuzz_events() {
         }
     });
 }
+
+/// Seeds are what the short way takes and what it nearly takes: it may accept only what the library does, to the same.
+#[test]
+fn fuzz_the_short_way() {
+    let plain: [&str; 6] = [
+        r#"{"type":"interaction","event_id":"evt-07","user":"user-000123","item":42,"value":-1.25,"time":1704067200007}"#,
+        r#"{ "user" : 17 , "item":"i", "value":0.000001, "time":"2024-01-01T00:00:00Z"}"#,
+        r#"{"type":"forget","user":"u","time":5}"#,
+        r#"{"user":"u","item":"i","value":-0}"#,
+        r#"{"user":"u","item":"i","value":12345678901234567}"#,
+        r#"{"user":"u","item":999999999999999,"event_id":0}"#,
+    ];
+    let seeds: Vec<&str> = plain.iter().chain(RECORDS).copied().collect();
+    crate::fuzz::fuzz("events, the short way", &seeds, |payload| {
+        let Ok(text) = std::str::from_utf8(payload) else { return };
+        if quick::read(text).is_none() {
+            return;
+        }
+        for (kind, objective) in [(Kind::Interaction, Objective::Implicit), (Kind::Forget, Objective::Explicit)] {
+            let read = |raw| interpret(&origin(kind, objective), raw);
+            let long: RawEvent<'_> = serde_json::from_str(text).unwrap();
+            assert_eq!(quick::read(text).map(read), Some(read(long)));
+        }
+    });
+}

@@ -20,6 +20,7 @@ pub mod service;
 mod simulation;
 pub mod solver;
 pub mod survey;
+mod taking;
 mod telling;
 
 use std::net::SocketAddr;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Generation, Keep, Purge, Topics};
-use crate::kafka::{Batch, Sink, Source};
+use crate::kafka::{Positions, Sink, Source};
 use crate::metrics::{Happening, Metrics};
 use crate::model::factors::Side;
 use crate::model::processor::{FoldError, State};
 use crate::model::receipt::Status;
-use crate::model::step::{Input, Outgoing, Tally};
 use crate::model::{Millis, receipt};
 use crate::run::allocator;
 use crate::run::backoff::{Backoff, passed};
@@ -21,6 +20,7 @@ use crate::run::purging::Purging;
 use crate::run::restoring::{ForgetsLost, Restoring};
 use crate::run::sending::Sending;
 use crate::run::solver::{Solved, Solver};
+use crate::run::taking::Untold;
 use crate::run::telling::committed;
 use crate::store::StoreError;
 use crate::store::tables::Tables;
@@ -83,6 +83,10 @@ pub struct Service {
     pub(super) signer: Signer,
     pub(super) metrics: Arc<Metrics>,
     pub(super) board: Arc<Board>,
+    /// The step that is being written.
+    pub(super) untold: Option<Untold>,
+    /// What the store holds for sure.
+    pub(super) stored: Positions,
     pub(super) sending: Option<Sending>,
     /// Another process may be at work with our identity: the next parcel looks, and is sent even when it is empty.
     pub(super) contested: bool,
@@ -94,8 +98,8 @@ pub struct Service {
     /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
     pub(super) unpublished: bool,
     /// When the oldest change came that no generation knows.
-    first_change: Option<Millis>,
-    first_forget: Option<Millis>,
+    pub(super) first_change: Option<Millis>,
+    pub(super) first_forget: Option<Millis>,
     /// The next generation is due whatever the delays: the current one is an interim, or a solve gave way.
     urgent: bool,
     /// Seen since the last cut; in the generation under way.
@@ -120,6 +124,7 @@ impl Service {
         let purging = Purging::new(purge, &tables, now)?;
         let backlog = tables.backlog()?;
         let restoring = tables.comeback()?.map(Restoring::new);
+        let stored = state.positions().clone();
         let waits = state.waiting().values().any(|request| request.receipt.status == Status::Erased);
         let service = Service {
             first_change: state.is_behind().then_some(now),
@@ -134,6 +139,8 @@ impl Service {
             signer,
             metrics,
             board,
+            untold: None,
+            stored,
             sending: None,
             contested: false,
             solving: None,
@@ -170,13 +177,12 @@ impl Service {
 
     /// Everything that is stored is published, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        let idle = self.solving.is_none() && self.sending.is_none() && self.restoring.is_none();
-        idle && self.outbox == 0 && !self.state.is_behind()
+        self.solving.is_none() && self.restoring.is_none() && self.is_drained() && !self.state.is_behind()
     }
 
-    /// Nothing is left to hand out.
+    /// Nothing is left to write or to hand out.
     pub fn is_drained(&self) -> bool {
-        self.sending.is_none() && self.outbox == 0
+        self.untold.is_none() && self.sending.is_none() && self.outbox == 0
     }
 
     /// Does what can be done now; true when anything was. Never waits. `take_in` of false leaves the source alone.
@@ -184,18 +190,15 @@ impl Service {
     /// # Errors
     /// [`TurnError`] ends the process: memory may be ahead of the store.
     pub fn turn(&mut self, ports: &mut Ports<'_>, now: Millis, take_in: bool) -> Result<bool, TurnError> {
-        let mut progress = false;
         self.contested |= ports.source.contested();
         self.expire_fences(now)?;
-        if take_in
-            && self.outbox < OUTBOX_LIMIT
-            && self.letter_bytes < LETTER_LIMIT
-            && let Some(batch) = ports.source.poll()
-        {
-            self.take_in(&batch, now)?;
-            ports.source.stored(self.state.positions());
-            progress = true;
-        }
+        let has_room = self.outbox < OUTBOX_LIMIT && self.letter_bytes < LETTER_LIMIT;
+        let batch = if take_in && has_room { ports.source.poll() } else { None };
+        let mut progress = match batch {
+            Some(batch) => self.take_in(&batch, ports.source, now).map(|()| true)?,
+            // Nothing to decide while the last step is written.
+            None => self.settle(ports.source)?,
+        };
         if let Some(solved) = ports.solver.poll() {
             self.solved(solved, now)?;
             progress = true;
@@ -226,34 +229,6 @@ impl Service {
             (false, Some(Sending { generation: Some(_), .. })) => Phase::Publishing,
             _ => Phase::Idle,
         }
-    }
-
-    fn take_in(&mut self, batch: &Batch, now: Millis) -> Result<(), TurnError> {
-        let inputs = batch.records.iter().map(|record| Input {
-            topic: record.topic,
-            partition: record.partition,
-            offset: record.offset,
-            timestamp: record.timestamp,
-            reset: record.reset,
-            key: batch.key(record),
-            payload: batch.payload(record),
-        });
-        let step = self.state.fold(&batch.topics, inputs, now, &self.tables)?;
-        self.tables.commit(&step, self.state.dictionary())?;
-        self.outbox += step.outbox.len() as u64;
-        self.letter_bytes += step.outbox.iter().map(Outgoing::letter_bytes).sum::<u64>();
-        let Tally { interactions, forgets, .. } = step.tally;
-        if interactions + forgets > 0 || !step.erased.is_empty() {
-            self.first_change.get_or_insert(now);
-        }
-        if forgets > 0 {
-            self.first_forget.get_or_insert(now);
-        }
-        if interactions + forgets > 0 {
-            self.ages.push((now, interactions + forgets));
-        }
-        self.tell(&step, now);
-        Ok(())
     }
 
     /// The next generation is due whatever the delays.
@@ -392,3 +367,7 @@ mod interim_tests;
 #[cfg(test)]
 #[path = "derived_tests.rs"]
 mod derived_tests;
+
+#[cfg(test)]
+#[path = "upgrade_tests.rs"]
+mod upgrade_tests;

@@ -72,7 +72,7 @@ impl Service {
         let mut lag = Vec::new();
         for (topic, partition) in &state.assigned {
             let at = (topic.clone(), *partition);
-            let next = self.state.positions().get(&at).copied().unwrap_or(0);
+            let next = self.stored.get(&at).copied().unwrap_or(0);
             // Without news of the end there is no lag to tell.
             let Some(&end) = state.ends.get(&at) else { continue };
             let records = (end - next).max(0) as u64;

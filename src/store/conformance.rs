@@ -53,6 +53,27 @@ fn conforms(store: &dyn Store) {
     store.write(&again).unwrap();
     assert_eq!(keys(b"", None).len(), 4, "a repeated write changes nothing");
     writes_rows_of_a_generation(store);
+    // Users far apart and close together; each has three rows.
+    let users: Vec<u32> = (0..700).chain((1..60).map(|n| n * 1_000)).chain([u32::MAX - 1, u32::MAX]).collect();
+    let mut many = Batch::default();
+    for user in users.iter().rev() {
+        (0..3).for_each(|n| many.put(Family::Identities, &[&user.to_be_bytes()[..], &[n]].concat(), b""));
+        (0..3).for_each(|n| many.put(Family::Interactions, &[&user.to_be_bytes()[..], &[n]].concat(), &[n]));
+    }
+    store.write_behind(many).unwrap();
+    for (from, to) in [(0, None), (100, Some(101)), (255, Some(256)), (200, Some(900)), (3_000, Some(u32::MAX)), (u32::MAX, None)] {
+        let (from, to) = (u32::to_be_bytes(from), to.map(u32::to_be_bytes));
+        let to = to.as_ref().map(|to| &to[..]);
+        let strip = |rows: Vec<(Vec<u8>, Vec<u8>)>| rows.into_iter().map(|row| row.0).filter(|key| key.len() == 5).collect::<Vec<_>>();
+        let plain = strip(rows(store, Family::Identities, &from, to));
+        assert_eq!(strip(rows(store, Family::Interactions, &from, to)), plain, "ascending, whatever lies where");
+        assert_eq!(
+            plain.len(),
+            3 * users.iter().filter(|user| user.to_be_bytes() >= from && to.is_none_or(|to| user.to_be_bytes()[..] < *to)).count()
+        );
+    }
+    assert_eq!(store.get(Family::Interactions, &[&59_000u32.to_be_bytes()[..], &[2]].concat()).unwrap(), Some(vec![2]));
+    store.settle().unwrap();
     assert!(store.sizes().iter().any(|(family, bytes)| *family == Family::Interactions && *bytes > 0));
 }
 
@@ -89,9 +110,12 @@ fn the_disk_of_simulations_conforms() {
 #[test]
 fn rocksdb_conforms_and_keeps_its_rows() {
     let dir = tempfile::tempdir().unwrap();
-    conforms(&RocksStore::open(dir.path()).unwrap());
+    let store = RocksStore::open(dir.path()).unwrap();
+    conforms(&store);
+    let before = rows(&store, Family::Interactions, b"", None);
+    drop(store);
     let again = RocksStore::open(dir.path()).unwrap();
-    assert_eq!(rows(&again, Family::Interactions, b"", None).len(), 4);
+    assert_eq!((rows(&again, Family::Interactions, b"", None), before.len()), (before, 4 + 3 * 761));
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! What can be torn: RocksDB writes a batch as one checksummed record of its log, over all families, and the write
 //! returns after the log is synced. So after a crash a batch that was under way is there as a whole, or not at all, and
 //! every batch before it is there. An erasure stops between two of its steps.
+//!
+//! A batch that is written behind is written at once or not before somebody must wait for it ([`Disk::hurry`]); what went
+//! wrong with it is told to whoever comes next. When the process dies first, the batch is there or not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,6 +48,13 @@ struct State {
     failed: bool,
     cuts: u64,
     refused: u64,
+    /// Handed over to be written behind, and not written yet.
+    behind: Option<Batch>,
+    /// What came of one that was written at once.
+    behind_failed: Option<StoreError>,
+    hurries: bool,
+    /// Batches that were written behind and are there.
+    steps: u64,
 }
 
 /// See the module.
@@ -88,10 +98,40 @@ impl Disk {
         (state.fuse, state.full) = (None, None);
     }
 
-    /// The process that used it is gone.
-    pub fn reboot(&self) {
+    /// From now on, what is handed over to be written behind is written at once, or as late as may be.
+    pub fn hurry(&self, hurries: bool) {
+        self.state().hurries = hurries;
+    }
+
+    /// The process that used it is gone. With `kept` its last batch was on its way and arrived all the same.
+    pub fn reboot(&self, kept: bool) {
         let mut state = self.state();
-        (state.fuse, state.dead, state.failed) = (None, false, false);
+        let behind = state.behind.take().filter(|_| kept && !state.dead && !state.failed && state.full.is_none());
+        (state.fuse, state.dead, state.failed, state.behind_failed) = (None, false, false, None);
+        drop(state);
+        if let Some(batch) = behind {
+            self.apply(&batch).expect("memory does not fail");
+            self.state().steps += 1;
+        }
+    }
+
+    /// A batch could not be written behind, and nobody knows yet.
+    pub fn is_in_doubt(&self) -> bool {
+        self.state().behind_failed.is_some()
+    }
+
+    /// Batches that were written behind and are there.
+    pub fn steps(&self) -> u64 {
+        self.state().steps
+    }
+
+    /// What a process sees that is alive: the rows with the batch that is still to be written. `None` when there is none.
+    pub fn ahead(&self) -> Option<Arc<dyn Store>> {
+        let state = self.state();
+        let batch = state.behind.as_ref()?;
+        let rows = self.rows.copy();
+        rows.write(batch).expect("memory does not fail");
+        Some(Arc::new(rows))
     }
 
     /// Did an operation fail since the last reboot?
@@ -181,12 +221,13 @@ impl Disk {
     }
 }
 
-impl Store for Disk {
-    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+impl Disk {
+    fn put(&self, batch: &Batch, behind: bool) -> Result<(), StoreError> {
         let after = self.operate()?;
         let full = self.state().full;
         if full != Some(Cut::Before) {
             self.apply(batch)?;
+            self.state().steps += u64::from(behind);
         }
         if full.is_some() {
             let mut state = self.state();
@@ -195,13 +236,50 @@ impl Store for Disk {
         }
         after.map_or(Ok(()), Err)
     }
+}
+
+impl Store for Disk {
+    fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.settle()?;
+        self.put(batch, false)
+    }
+
+    fn write_behind(&self, batch: Batch) -> Result<(), StoreError> {
+        self.settle()?;
+        if self.state().hurries {
+            let result = self.put(&batch, true);
+            let mut state = self.state();
+            // Nobody knows yet.
+            (state.behind_failed, state.failed) = (result.err(), false);
+        } else {
+            self.state().behind = Some(batch);
+        }
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        let (batch, failed) = {
+            let mut state = self.state();
+            state.failed |= state.behind_failed.is_some();
+            (state.behind.take(), state.behind_failed.clone())
+        };
+        failed.map_or(Ok(()), Err)?;
+        batch.map_or(Ok(()), |batch| {
+            let result = self.put(&batch, true);
+            // It sticks: nothing is written after a write that failed.
+            self.state().behind_failed = result.clone().err();
+            result
+        })
+    }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.settle()?;
         self.operate()?.map_or(Ok(()), Err)?;
         self.rows.get(family, key)
     }
 
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
+        self.settle()?;
         self.operate()?.map_or(Ok(()), Err)?;
         self.rows.scan(family, from, to, visit)
     }
@@ -211,6 +289,7 @@ impl Store for Disk {
     }
 
     fn erase(&self, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+        self.settle()?;
         let upto = self.state().erase_upto;
         let within = |left: &Left| {
             let inside = |range: &&KeyRange| {

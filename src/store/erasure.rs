@@ -12,17 +12,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, FlushOptions, LiveFile, WriteOptions, properties};
+use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, LiveFile, WriteOptions, properties};
 
 use super::backups::CHECKPOINT;
-use super::rocks::{failed, handle, io};
+use super::columns::{Column, DEFAULT};
+use super::rocks::{failed, io};
 use super::{Family, StoreError, after};
 
-/// Row of `meta` that is rewritten so that there is something to flush.
+/// Row of RocksDB's own column family that is rewritten so that there is something to flush and to compact.
 const MARK: &[u8] = b"erasure";
 /// RocksDB removes files on its own threads: looks at the directory, and the pause between two of them.
-const LOOKS: u32 = 400;
-const PAUSE: Duration = Duration::from_millis(25);
+const LOOKS: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Passes over files that a compaction left where they were.
 const ROUNDS: usize = 4;
 /// The last level of RocksDB's default of seven.
@@ -83,6 +84,7 @@ impl Erased {
 
 /// Keys between which files are rewritten: `from` and `to` are both inclusive, `None` is the end of the family.
 type Span = (Vec<u8>, Option<Vec<u8>>);
+type Spans = [(Column, Vec<Span>)];
 
 /// See [`super::Store::erase`].
 pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
@@ -90,15 +92,16 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
         return Ok(Erased::interrupted());
     }
     let before = Folder::read(db.path())?;
+    let spans = spans(ranges);
+    let quiet = Quiet::begin(db, &spans)?;
+    // The mark is in the newest log: flushing it begins another.
     mark(db)?;
-    let quiet = Quiet::begin(db)?;
-    // The mark is in the newest log: flushing its family begins another.
-    Family::ALL.into_iter().try_for_each(|family| flush(db, family))?;
+    flush(db, default(db)?)?;
+    Column::all().try_for_each(|column| flush(db, column.handle(db)?))?;
     if !quiet.is_reached()? {
         let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
         return Ok(Erased { leftover, ..Erased::default() });
     }
-    let spans: Vec<(Family, Vec<Span>)> = Family::ALL.into_iter().map(|family| (family, merged(ranges, family))).collect();
     let files = live(db)?;
     let newest = files.iter().map(number).max().unwrap_or(0);
     let mut erased = Erased::default();
@@ -108,14 +111,14 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
         if stale.is_empty() {
             break;
         }
-        for (family, span) in work(round, &spans, &stale, &files) {
+        for (column, span) in work(round, &spans, &stale, &files) {
             if !go_on(EraseStep::Rewrite) {
                 return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
             }
-            compact(db, family, &span, round > 0)?;
+            compact(db, column.handle(db)?, &span, round > 0);
         }
     }
-    let made = |file: &&LiveFile| number(file) > newest && file.level > 0;
+    let made = |file: &&LiveFile| number(file) > newest && file.level > 0 && is_over(file, &spans);
     for file in live(db)?.iter().filter(made) {
         erased.files += 1;
         erased.bytes += file.size as u64;
@@ -127,7 +130,7 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     // first whose manifest does not know the rewritten files.
     for _ in 0..2 {
         mark(db)?;
-        flush(db, Family::Meta)?;
+        flush(db, default(db)?)?;
     }
     if !go_on(EraseStep::Verify) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
@@ -146,22 +149,28 @@ fn hides(file: &LiveFile, newest: u64) -> bool {
 
 /// What is compacted in a round: first the ranges, then, file by file, what they left. A compaction passes over a level
 /// where no key of its range is stored, although a file there spans it, and a file that it only moves keeps its tombstones.
-fn work(round: usize, spans: &[(Family, Vec<Span>)], stale: &[&LiveFile], files: &[LiveFile]) -> Vec<(Family, Span)> {
+fn work(round: usize, spans: &Spans, stale: &[&LiveFile], files: &[LiveFile]) -> Vec<(Column, Span)> {
     if round > 0 {
-        let own = |file: &&LiveFile| Some((family_of(file)?, (file.start_key.clone()?, Some(file.end_key.clone()?))));
+        let own = |file: &&LiveFile| Some((column_of(file)?, (file.start_key.clone()?, Some(file.end_key.clone()?))));
         return stale.iter().filter_map(own).collect();
     }
-    let of_family = |(family, spans): &(Family, Vec<Span>)| {
-        let mut rows: Vec<&LiveFile> = files.iter().filter(|file| file.level > 0 && family_of(file) == Some(*family)).collect();
+    let of_column = |(column, spans): &(Column, Vec<Span>)| {
+        let mut rows: Vec<&LiveFile> = files.iter().filter(|file| file.level > 0 && column_of(file) == Some(*column)).collect();
         rows.sort_unstable_by(|a, b| a.start_key.cmp(&b.start_key));
-        let held = stale.iter().any(|file| family_of(file) == Some(*family));
+        let held = stale.iter().any(|file| column_of(file) == Some(*column));
         let spans = if held { joined(spans, &rows) } else { Vec::new() };
-        spans.into_iter().map(|span| (*family, span)).collect::<Vec<_>>()
+        spans.into_iter().map(|span| (*column, span)).collect::<Vec<_>>()
     };
-    spans.iter().flat_map(of_family).collect()
+    spans.iter().flat_map(of_column).collect()
 }
 
-/// Spans of one family, sorted; those with no whole file between them become one. So there are never many more
+/// The ranges in each column family that they touch.
+fn spans(ranges: &[KeyRange]) -> Vec<(Column, Vec<Span>)> {
+    let touched = Column::all().map(|column| (column, merged(ranges, column)));
+    touched.filter(|(_, spans)| !spans.is_empty()).collect()
+}
+
+/// Spans of one column family, sorted; those with no whole file between them become one. So there are never many more
 /// compactions than files, however many rows were deleted.
 fn joined(spans: &[Span], files: &[&LiveFile]) -> Vec<Span> {
     let mut out: Vec<Span> = Vec::new();
@@ -180,12 +189,13 @@ fn joined(spans: &[Span], files: &[&LiveFile]) -> Vec<Span> {
     out
 }
 
-/// The ranges of one family, sorted, those that touch made one.
-fn merged(ranges: &[KeyRange], family: Family) -> Vec<Span> {
-    let mut of_family: Vec<&KeyRange> = ranges.iter().filter(|range| range.family == family).collect();
-    of_family.sort_unstable();
+/// The ranges of one column family, sorted, those that touch made one.
+fn merged(ranges: &[KeyRange], column: Column) -> Vec<Span> {
+    let is_here = |range: &&KeyRange| Column::over(range.family, &range.from, range.to.as_deref()).contains(&column);
+    let mut here: Vec<&KeyRange> = ranges.iter().filter(is_here).collect();
+    here.sort_unstable();
     let mut spans: Vec<Span> = Vec::new();
-    for range in of_family {
+    for range in here {
         match spans.last_mut() {
             Some((_, end)) if end.as_ref().is_none_or(|end| range.from <= *end) => {
                 // `None` is beyond every key.
@@ -199,15 +209,15 @@ fn merged(ranges: &[KeyRange], family: Family) -> Vec<Span> {
     spans
 }
 
-fn is_over(file: &LiveFile, spans: &[(Family, Vec<Span>)]) -> bool {
-    let Some((_, spans)) = spans.iter().find(|(family, _)| family.name() == file.column_family_name) else { return false };
+fn is_over(file: &LiveFile, spans: &Spans) -> bool {
+    let Some((_, spans)) = spans.iter().find(|(column, _)| column.name() == file.column_family_name) else { return false };
     let (Some(start), Some(end)) = (&file.start_key, &file.end_key) else { return !spans.is_empty() };
     let first = spans.partition_point(|(_, to)| to.as_ref().is_some_and(|to| to <= start));
     spans.get(first).is_some_and(|(from, _)| from <= end)
 }
 
-fn family_of(file: &LiveFile) -> Option<Family> {
-    Family::ALL.into_iter().find(|family| family.name() == file.column_family_name)
+fn column_of(file: &LiveFile) -> Option<Column> {
+    Column::named(&file.column_family_name)
 }
 
 /// A file without a number counts as the oldest: nothing is proven of it.
@@ -224,58 +234,56 @@ fn live(db: &DB) -> Result<Vec<LiveFile>, StoreError> {
     db.live_files().map_err(|e| failed("list the files of", &e))
 }
 
+fn default(db: &DB) -> Result<&ColumnFamily, StoreError> {
+    db.cf_handle(DEFAULT).ok_or_else(|| io("mark", "RocksDB's own column family is missing"))
+}
+
 fn mark(db: &DB) -> Result<(), StoreError> {
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    db.put_cf_opt(handle(db, Family::Meta)?, MARK, super::rows::versioned(b""), &durable).map_err(|e| failed("write", &e))
+    db.put_cf_opt(default(db)?, MARK, b"", &durable).map_err(|e| failed("write", &e))
 }
 
-fn flush(db: &DB, family: Family) -> Result<(), StoreError> {
+fn flush(db: &DB, handle: &ColumnFamily) -> Result<(), StoreError> {
     let mut options = FlushOptions::default();
     options.set_wait(true);
-    db.flush_cf_opt(handle(db, family)?, &options).map_err(|e| failed("flush", &e))
+    db.flush_cf_opt(handle, &options).map_err(|e| failed("flush", &e))
 }
 
-/// Moves everything between the ends to the last level; `anew` also rewrites what is there already.
-fn compact(db: &DB, family: Family, (from, to): &Span, anew: bool) -> Result<(), StoreError> {
+/// Moves everything between the ends to the last level; `anew` also rewrites what is there already. Waits for whatever
+/// compaction is under way, in any column family, and keeps others from beginning.
+fn compact(db: &DB, handle: &ColumnFamily, (from, to): &Span, anew: bool) {
     use BottommostLevelCompaction::{ForceOptimized, Skip};
     let mut options = CompactOptions::default();
     options.set_exclusive_manual_compaction(true);
     options.set_bottommost_level_compaction(if anew { ForceOptimized } else { Skip });
     let from = (!from.is_empty()).then_some(from);
-    db.compact_range_cf_opt(handle(db, family)?, from, to.as_ref(), &options);
-    Ok(())
+    db.compact_range_cf_opt(handle, from, to.as_ref(), &options);
 }
 
-/// No automatic compaction begins while this lives. Nothing is throttled for it either: RocksDB slows writers down for
-/// files that a compaction is due for.
-struct Quiet<'d>(&'d DB);
+/// In the column families that it names no automatic compaction begins while this lives. Nothing is throttled for it
+/// either: RocksDB slows writers down for files that a compaction is due for.
+struct Quiet<'d>(&'d DB, Vec<Column>);
 
 impl Quiet<'_> {
-    fn begin(db: &DB) -> Result<Quiet<'_>, StoreError> {
-        let quiet = Quiet(db);
+    fn begin<'d>(db: &'d DB, spans: &Spans) -> Result<Quiet<'d>, StoreError> {
+        let quiet = Quiet(db, spans.iter().map(|(column, _)| *column).collect());
         quiet.set("true")?;
         Ok(quiet)
     }
 
     fn set(&self, disabled: &str) -> Result<(), StoreError> {
-        Family::ALL.into_iter().try_for_each(|family| {
+        self.1.iter().try_for_each(|column| {
             let options = [("disable_auto_compactions", disabled)];
-            self.0.set_options_cf(handle(self.0, family)?, &options).map_err(|e| failed("configure", &e))
+            self.0.set_options_cf(column.handle(self.0)?, &options).map_err(|e| failed("configure", &e))
         })
     }
 
-    /// Waits for the compactions that were under way.
+    /// Waits for the compactions that were under way when this began, wherever: the mark is compacted, and that begins when
+    /// no other is left. False when it was not: then nothing is known of the others.
     fn is_reached(&self) -> Result<bool, StoreError> {
-        // A compaction writes at most about 200 MB (25 target files): a minute is far more than one takes.
-        for _ in 0..6 * LOOKS {
-            let running = self.0.property_int_value(properties::NUM_RUNNING_COMPACTIONS).map_err(|e| failed("look at", &e))?;
-            if running == Some(0) {
-                return Ok(true);
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(false)
+        compact(self.0, default(self.0)?, &(Vec::new(), None), false);
+        Ok(live(self.0)?.iter().all(|file| file.column_family_name != DEFAULT || file.level > 0))
     }
 }
 
@@ -318,7 +326,7 @@ impl Folder {
 }
 
 /// Looks until everything is gone, for ten seconds at most; what is left then, in words.
-fn remains(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+fn remains(db: &DB, spans: &Spans, newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
     let mut left = None;
     for _ in 0..LOOKS {
         left = look(db, spans, newest, before)?;
@@ -330,7 +338,7 @@ fn remains(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder)
     Ok(left)
 }
 
-fn look(db: &DB, spans: &[(Family, Vec<Span>)], newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+fn look(db: &DB, spans: &Spans, newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
     if db.property_int_value(properties::NUM_SNAPSHOTS).map_err(|e| failed("look at", &e))? != Some(0) {
         return Ok(Some("a snapshot is open and keeps deleted rows".to_owned()));
     }

@@ -20,9 +20,13 @@ fn delete(store: &RocksStore, family: Family, key: u32) {
     store.write(&batch).unwrap();
 }
 
+fn handle(store: &RocksStore, family: Family) -> &ColumnFamily {
+    Column::of(family, b"").handle(store.db()).unwrap()
+}
+
 fn settle(store: &RocksStore, family: Family) {
-    flush(store.db(), family).unwrap();
-    compact(store.db(), family, &(Vec::new(), None), true).unwrap();
+    flush(store.db(), handle(store, family)).unwrap();
+    compact(store.db(), handle(store, family), &(Vec::new(), None), true);
 }
 
 fn one(key: u32) -> [KeyRange; 2] {
@@ -56,7 +60,7 @@ fn nothing_is_left_in_any_file() {
             put(&store, family, 0..2_000, |n| if n == key { canary.clone() } else { format!("{n}") });
         }
         settle(&store, Family::Identities);
-        flush(store.db(), Family::Ledger).unwrap();
+        flush(store.db(), handle(&store, Family::Ledger)).unwrap();
         // Compression may cut a canary in two where a piece of it was seen before; the log never does.
         let (found, least) = (holders(dir.path(), &[&canary]), if compressed { 1 } else { 3 });
         assert!(found.len() >= least, "the search finds what is there: {found:?}");
@@ -147,10 +151,7 @@ fn a_snapshot_and_a_kept_log_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = RocksStore::open(dir.path()).unwrap();
     let canary = deleted(&store);
-    let held = |store: &RocksStore| {
-        let spans: Vec<_> = Family::ALL.into_iter().map(|family| (family, merged(&one(77), family))).collect();
-        look(store.db(), &spans, 0, &Folder::default()).unwrap()
-    };
+    let held = |store: &RocksStore| look(store.db(), &spans(&one(77)), 0, &Folder::default()).unwrap();
     assert_eq!(held(&store), None);
     let snapshot = store.db().snapshot();
     assert!(held(&store).unwrap().contains("snapshot"));
@@ -159,14 +160,14 @@ fn a_snapshot_and_a_kept_log_are_found() {
     assert_eq!(held(&store), None);
     std::fs::write(dir.path().join("archive/000001.log"), &canary).unwrap();
     assert!(held(&store).unwrap().contains("archive"));
-    let spans: Vec<_> = Family::ALL.into_iter().map(|family| (family, merged(&one(77), family))).collect();
+    let spans = spans(&one(77));
     std::fs::remove_dir_all(dir.path().join("archive")).unwrap();
     let copy = dir.path().join("checkpoint-0123456789abcdef");
     store.checkpoint(&copy).unwrap();
     let now = look(store.db(), &spans, 0, &Folder::default()).unwrap();
     assert!(now.unwrap().contains("a backup is being taken"), "the copy holds what is erased here");
     std::fs::remove_dir_all(copy).unwrap();
-    flush(store.db(), Family::Identities).unwrap();
+    flush(store.db(), handle(&store, Family::Identities)).unwrap();
     let newest = live(store.db()).unwrap().iter().map(number).max().unwrap();
     assert!(look(store.db(), &spans, newest, &Folder::default()).unwrap().unwrap().contains("not compacted"));
     let now = Folder::read(dir.path()).unwrap();
@@ -205,7 +206,7 @@ fn automatic_compactions_come_back() {
     for n in 0..8 {
         put(&store, Family::Ledger, n..n + 1, |_| "x".repeat(1_000));
         put(&store, Family::Ledger, 100..101, |_| "y".to_owned());
-        flush(store.db(), Family::Ledger).unwrap();
+        flush(store.db(), handle(&store, Family::Ledger)).unwrap();
     }
     store.db().wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
     let levels: Vec<i32> = live(store.db()).unwrap().iter().filter(|f| f.column_family_name == "ledger").map(|f| f.level).collect();
@@ -218,9 +219,10 @@ fn ranges_are_merged_and_gaps_are_kept() {
     let span = |from: &str, to: Option<&str>| (from.as_bytes().to_vec(), to.map(|to| to.as_bytes().to_vec()));
     let ranges =
         [range("m", Some("n")), range("a", Some("c")), range("b", Some("b5")), range("c", Some("d")), range("x", None), range("y", None)];
-    let spans = merged(&ranges, Family::Ledger);
+    let ledger = Column::of(Family::Ledger, b"");
+    let spans = merged(&ranges, ledger);
     assert_eq!(spans, [span("a", Some("d")), span("m", Some("n")), span("x", None)]);
-    assert!(merged(&ranges, Family::Meta).is_empty());
+    assert!(merged(&ranges, Column::of(Family::Meta, b"")).is_empty());
     let file = |start: &str, end: &str| LiveFile {
         column_family_name: "ledger".into(),
         name: "/000009.sst".into(),
@@ -234,7 +236,7 @@ fn ranges_are_merged_and_gaps_are_kept() {
     let far = [file("a", "c"), file("f", "g"), file("l", "z")];
     let far: Vec<&LiveFile> = far.iter().collect();
     assert_eq!(joined(&spans, &far), [span("a", Some("d")), span("m", None)], "a file lies between the first two only");
-    let all = [(Family::Ledger, spans)];
+    let all = [(ledger, spans)];
     let over = |start, end| is_over(&file(start, end), &all);
     assert!(over("0", "a") && over("c", "e") && over("n", "x") && over("z", "zz"));
     assert!(!over("d", "e") && !over("0", "9") && !over("n", "w"));

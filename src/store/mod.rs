@@ -1,7 +1,10 @@
 //! The store: ordered families of bytes behind a small trait, RocksDB and its in-memory twin, and the rows in them.
 
 pub mod backups;
+mod behind;
+mod columns;
 pub mod erasure;
+mod format;
 pub mod memory;
 pub mod residue;
 pub mod rocks;
@@ -62,6 +65,7 @@ impl Family {
 #[derive(Debug, Default)]
 pub struct Batch {
     operations: Vec<Operation>,
+    /// Keys, each followed by its value.
     bytes: Vec<u8>,
     /// Rows of a generation, and which of them; encoded when the store asks for them, for they are most of its size.
     factors: Option<FactorRows>,
@@ -72,9 +76,11 @@ type FactorRows = (Arc<Factors>, Vec<(Side, u32)>);
 #[derive(Debug)]
 struct Operation {
     family: Family,
-    key: std::ops::Range<usize>,
-    /// `None` deletes.
-    value: Option<std::ops::Range<usize>>,
+    /// Where the key begins.
+    start: usize,
+    key: u32,
+    /// Length of the value; `None` deletes.
+    value: Option<u32>,
 }
 
 /// One change of a [`Batch`].
@@ -86,9 +92,7 @@ pub enum Change<'a> {
 
 impl Batch {
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
-        let key = self.keep(key);
-        let value = Some(self.keep(value));
-        self.operations.push(Operation { family, key, value });
+        self.put_with(family, |bytes| bytes.extend_from_slice(key), |bytes| bytes.extend_from_slice(value));
     }
 
     /// As [`Batch::put`], with key and value written straight into the batch: the way of the many.
@@ -97,7 +101,9 @@ impl Batch {
         key(&mut self.bytes);
         let middle = self.bytes.len();
         value(&mut self.bytes);
-        self.operations.push(Operation { family, key: start..middle, value: Some(middle..self.bytes.len()) });
+        // A row is a few MiB at most.
+        let (key, value) = ((middle - start) as u32, (self.bytes.len() - middle) as u32);
+        self.operations.push(Operation { family, start, key, value: Some(value) });
     }
 
     /// Makes room for so many changes of so many bytes in all.
@@ -107,14 +113,9 @@ impl Batch {
     }
 
     pub fn delete(&mut self, family: Family, key: &[u8]) {
-        let key = self.keep(key);
-        self.operations.push(Operation { family, key, value: None });
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> std::ops::Range<usize> {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
+        self.bytes.extend_from_slice(key);
+        self.operations.push(Operation { family, start, key: key.len() as u32, value: None });
     }
 
     /// Puts these rows of a generation, after all other changes; those that it does not have are deleted.
@@ -140,10 +141,12 @@ impl Batch {
     /// Visits all changes, in the order in which they were made.
     pub fn each(&self, visit: &mut dyn FnMut(Change<'_>)) {
         for operation in &self.operations {
-            let key = &self.bytes[operation.key.clone()];
-            visit(match &operation.value {
-                Some(value) => Change::Put(operation.family, key, &self.bytes[value.clone()]),
-                None => Change::Delete(operation.family, key),
+            let &Operation { family, start, key, value } = operation;
+            let middle = start + key as usize;
+            let key = &self.bytes[start..middle];
+            visit(match value {
+                Some(length) => Change::Put(family, key, &self.bytes[middle..middle + length as usize]),
+                None => Change::Delete(family, key),
             });
         }
         let Some((factors, stored)) = &self.factors else { return };
@@ -163,12 +166,14 @@ impl Batch {
 }
 
 /// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     #[error("the state directory {path} is in use by another process; stop that one or choose another [store] path")]
     InUse { path: String },
     #[error("the state in {path} has format {found}, this version reads {expected}; use the version of nepenthe that wrote it")]
     UnknownVersion { path: String, found: String, expected: u8 },
+    #[error("the state in {path} has format {found}, and whoever only reads needs {expected}; start the service on it, which brings it up")]
+    OldVersion { path: String, found: u8, expected: u8 },
     #[error(
         "the state is damaged: {family}, key {key}: {detail}; restore a backup, or start with an empty [store] path and a new factors topic"
     )]
@@ -216,6 +221,23 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Io`]; what is on the disk is then in doubt and the process must end.
     fn write(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// As [`Store::write`], but may return before. Whatever is called next sees the batch and waits for it as far as it must;
+    /// after a crash it may be missing until [`Store::settle`] has returned. One batch at a time is under way.
+    ///
+    /// # Errors
+    /// Those of the write, or of the one before: the process must end. Then, or at the next call.
+    fn write_behind(&self, batch: Batch) -> Result<(), StoreError> {
+        self.write(&batch)
+    }
+
+    /// Waits until all that was written survives a crash.
+    ///
+    /// # Errors
+    /// That of the write behind.
+    fn settle(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 

@@ -3,30 +3,26 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, LogLevel};
-use rocksdb::{Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{DB, LogLevel, Options};
 
-use super::rows::{FORMAT, FORMAT_KEY};
-use super::{Batch, Change, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure};
+use super::behind::Behind;
+use super::columns::{self, Column};
+use super::rows::FORMAT;
+use super::{Batch, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure, format};
 
 /// Lies in a state directory while it is being restored.
 pub const UNFINISHED: &str = "restore.unfinished";
 /// File of the lock in the state directory.
 pub const LOCK_FILE: &str = "nepenthe.lock";
-/// What is written to a family before it becomes a file, in bytes; twice that is in memory while the file is made, and more
-/// only for a batch that is larger. Interactions come by the million: fewer and larger files of them cost less merging.
-const WRITE_BUFFER: usize = 8 << 20;
-const INTERACTIONS_BUFFER: usize = 32 << 20;
-/// Blocks of all families that are kept for those who come again, in bytes.
-const BLOCK_CACHE: usize = 16 << 20;
-/// What RocksDB adds to a record of a batch: its kind, its family, two lengths.
-const RECORD_OVERHEAD: usize = 8;
 
 /// A RocksDB directory, held by this process alone (or opened for reading only).
 pub struct RocksStore {
-    db: DB,
+    /// Writes beside the caller; `None` for readers. First, so that it ends before the rest is let go.
+    behind: Option<Behind>,
+    db: Arc<DB>,
     /// Held as long as the store is open; `None` for readers.
     _lock: Option<Held>,
 }
@@ -67,7 +63,7 @@ fn no_state(path: &Path) -> StoreError {
 }
 
 impl RocksStore {
-    /// Opens or makes the state directory (mode 0700 when made).
+    /// Opens or makes the state directory (mode 0700 when made). A state of an older format is brought to this one.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another process has it; [`StoreError::UnknownVersion`] and [`StoreError::Damaged`]
@@ -90,38 +86,35 @@ impl RocksStore {
     /// # Errors
     /// As [`RocksStore::open_held`].
     pub fn open_unfinished(path: &Path, held: Held) -> Result<RocksStore, StoreError> {
-        if path.join("CURRENT").exists() {
-            // Looked at before anything is written. A first start that was killed early has not made all families yet.
-            let made = DB::list_cf(&options(), path).map_err(|e| opening(path, &e))?;
-            if made.len() > Family::ALL.len() {
-                check_format(&open_read_only(path)?, path)?;
-            }
-        }
+        let made = if path.join("CURRENT").exists() { format::made(path)? } else { Vec::new() };
+        // Before anything is written.
+        format::look(path, &made)?;
         let mut options = rolling(options())?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        let db = DB::open_cf_descriptors(&options, path, families()).map_err(|e| opening(path, &e))?;
-        let store = RocksStore { db, _lock: Some(held) };
-        if store.get(Family::Meta, FORMAT_KEY)?.is_none() {
-            let mut batch = Batch::default();
-            batch.put(Family::Meta, FORMAT_KEY, &[FORMAT]);
-            store.write(&batch)?;
-        }
-        Ok(store)
+        let mut db = DB::open_cf_descriptors(&options, path, format::descriptors(&made)?).map_err(|e| opening(path, &e))?;
+        format::bring_up(&mut db)?;
+        let db = Arc::new(db);
+        let own = db.clone();
+        let behind = Behind::start(move |batch| columns::write(&own, batch))?;
+        Ok(RocksStore { behind: Some(behind), db, _lock: Some(held) })
     }
 
     /// Opens the state as it is now for reading, whether or not a service holds it.
     ///
     /// # Errors
-    /// As [`RocksStore::open`], but for `InUse`.
+    /// As [`RocksStore::open`], but for `InUse`; [`StoreError::OldVersion`] for a state that must be opened for writing first.
     pub fn read(path: &Path) -> Result<RocksStore, StoreError> {
         if !path.join("CURRENT").exists() {
             return Err(no_state(path));
         }
         whole(path)?;
-        let db = open_read_only(path)?;
-        check_format(&db, path)?;
-        Ok(RocksStore { db, _lock: None })
+        if format::look(path, &format::made(path)?)? == format::Found::One {
+            return Err(StoreError::OldVersion { path: path.display().to_string(), found: 1, expected: FORMAT });
+        }
+        let names = std::iter::once(columns::DEFAULT).chain(Column::all().map(Column::name));
+        let db = DB::open_cf_for_read_only(&options(), path, names, false).map_err(|e| opening(path, &e))?;
+        Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None })
     }
 
     #[cfg(test)]
@@ -133,70 +126,51 @@ impl RocksStore {
     #[cfg(test)]
     pub(crate) fn leave_uncompressed(&self) -> Result<(), StoreError> {
         let options = [("compression", "kNoCompression")];
-        let leave = |family| self.db.set_options_cf(self.family(family)?, &options).map_err(|e| failed("configure", &e));
-        Family::ALL.into_iter().try_for_each(leave)
+        let mut columns = Column::all();
+        columns.try_for_each(|column| self.db.set_options_cf(column.handle(&self.db)?, &options).map_err(|e| failed("configure", &e)))
     }
-
-    fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
-        handle(&self.db, family)
-    }
-}
-
-pub(super) fn handle(db: &DB, family: Family) -> Result<&ColumnFamily, StoreError> {
-    db.cf_handle(family.name()).ok_or_else(|| StoreError::damaged(family, b"", "the column family is missing"))
 }
 
 impl Store for RocksStore {
     fn write(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut handles = Vec::with_capacity(Family::ALL.len());
-        for family in Family::ALL {
-            handles.push(self.family(family)?);
+        self.settle()?;
+        columns::write(&self.db, batch)
+    }
+
+    fn write_behind(&self, batch: Batch) -> Result<(), StoreError> {
+        match &self.behind {
+            Some(behind) => behind.write(batch),
+            None => self.write(&batch),
         }
-        // In one piece: a batch that grows by doubling takes twice its size, and a generation is large.
-        let mut writes = WriteBatch::with_capacity_bytes(batch.size() + batch.len() * RECORD_OVERHEAD);
-        batch.each(&mut |change| match change {
-            Change::Put(family, key, value) => writes.put_cf(handles[family as usize], key, value),
-            Change::Delete(family, key) => writes.delete_cf(handles[family as usize], key),
-        });
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
-        self.db.write_opt(writes, &durable).map_err(|e| failed("write", &e))
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.behind.as_ref().map_or(Ok(()), Behind::settle)
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get_cf(self.family(family)?, key).map_err(|e| failed("read", &e))
+        self.settle()?;
+        self.db.get_cf(Column::of(family, key).handle(&self.db)?, key).map_err(|e| failed("read", &e))
     }
 
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StoreError> {
-        let mut options = ReadOptions::default();
-        if let Some(to) = to {
-            options.set_iterate_upper_bound(to);
-        }
-        // A pass over everything is no reason to keep any of it.
-        options.fill_cache(!(from.is_empty() && to.is_none()));
-        let rows = self.db.iterator_cf_opt(self.family(family)?, options, IteratorMode::From(from, Direction::Forward));
-        for row in rows {
-            // An iterator that ends on an error says so here; silence would be lost data.
-            let (key, value) = row.map_err(|e| failed("scan", &e))?;
-            if visit(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.settle()?;
+        columns::scan(&self.db, family, from, to, visit)
     }
 
     fn sizes(&self) -> Vec<(Family, u64)> {
-        let property = |family, name: &str| {
-            let handle = self.family(family).ok()?;
+        let property = |column: Column, name: &str| {
+            let handle = column.handle(&self.db).ok()?;
             self.db.property_int_value_cf(handle, name).ok().flatten()
         };
-        let size = |family| {
-            property(family, "rocksdb.total-sst-files-size").unwrap_or(0) + property(family, "rocksdb.cur-size-all-mem-tables").unwrap_or(0)
+        let size = |column| {
+            property(column, "rocksdb.total-sst-files-size").unwrap_or(0) + property(column, "rocksdb.cur-size-all-mem-tables").unwrap_or(0)
         };
-        Family::ALL.map(|family| (family, size(family))).into()
+        Family::ALL.map(|family| (family, Column::of_family(family).map(size).sum())).into()
     }
 
     fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        self.settle()?;
         let taken = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(to));
         taken.map_err(|e| failed("copy", &e))
     }
@@ -207,18 +181,21 @@ impl Store for RocksStore {
     }
 
     fn erase(&self, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+        self.settle()?;
         erasure::erase(&self.db, ranges, go_on)
     }
 }
 
 /// Settings that erasure needs: small files, no recycled logs (their tails keep old bytes), no keys in LOG.
-fn options() -> Options {
+pub(super) fn options() -> Options {
     let mut options = Options::default();
     options.set_recycle_log_file_num(0);
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(2);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(1 << 20);
+    // A log is kept as long as any family has rows of it in memory, and is read again at a start.
+    options.set_max_total_wal_size(256 << 20);
     options
 }
 
@@ -228,54 +205,8 @@ fn rolling(mut options: Options) -> Result<Options, StoreError> {
     options.get_options_from_string("max_manifest_file_size=1;max_manifest_space_amp_pct=0").map_err(|e| failed("configure", &e))
 }
 
-fn families() -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(BLOCK_CACHE);
-    let descriptor = |family: Family| {
-        let mut options = Options::default();
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&cache);
-        if family == Family::Ledger {
-            // The one large family that is asked for single keys; elsewhere a filter is memory for nothing.
-            table.set_bloom_filter(10.0, false);
-        }
-        table.set_format_version(5);
-        options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_target_file_size_base(8 << 20);
-        options.set_write_buffer_size(if family == Family::Interactions { INTERACTIONS_BUFFER } else { WRITE_BUFFER });
-        options.set_level_compaction_dynamic_level_bytes(true);
-        ColumnFamilyDescriptor::new(family.name(), options)
-    };
-    // RocksDB insists on a default family; nothing is kept in it.
-    let default = ColumnFamilyDescriptor::new("default", Options::default());
-    std::iter::once(default).chain(Family::ALL.map(descriptor)).collect()
-}
-
-fn open_read_only(path: &Path) -> Result<DB, StoreError> {
-    let names = std::iter::once("default").chain(Family::ALL.map(Family::name));
-    DB::open_cf_for_read_only(&options(), path, names, false).map_err(|e| opening(path, &e))
-}
-
-fn check_format(db: &DB, path: &Path) -> Result<(), StoreError> {
-    let found = db.get_cf(handle(db, Family::Meta)?, FORMAT_KEY).map_err(|e| failed("read", &e))?;
-    match found.as_deref() {
-        Some([FORMAT]) => Ok(()),
-        // Made, but ended before the first write.
-        None if is_empty(db) => Ok(()),
-        other => Err(StoreError::UnknownVersion {
-            path: path.display().to_string(),
-            found: other.map_or("none".to_owned(), |bytes| format!("{bytes:?}")),
-            expected: FORMAT,
-        }),
-    }
-}
-
-fn is_empty(db: &DB) -> bool {
-    Family::ALL.iter().all(|&family| handle(db, family).is_ok_and(|handle| db.iterator_cf(handle, IteratorMode::Start).next().is_none()))
-}
-
 /// RocksDB reports a bad file in many words; all of them mean that the state must not be used.
-fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
+pub(super) fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
     match error.kind() {
         rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
             StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail: format!("{} cannot be opened: {error}", path.display()) }
@@ -398,23 +329,9 @@ mod tests {
     }
 
     #[test]
-    fn a_first_start_that_was_killed_early_is_taken_up() {
+    fn a_damaged_file_stops_the_start() {
         let dir = tempfile::tempdir().unwrap();
-        // RocksDB makes the directory before it makes the families.
-        drop(DB::open_default(dir.path()).unwrap());
-        RocksStore::open(dir.path()).unwrap();
-        assert!(RocksStore::read(dir.path()).is_ok());
-    }
-
-    #[test]
-    fn an_unknown_version_and_a_damaged_file_stop_the_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = RocksStore::open(dir.path()).unwrap();
-        let mut batch = Batch::default();
-        batch.put(Family::Meta, FORMAT_KEY, &[99]);
-        store.write(&batch).unwrap();
-        drop(store);
-        assert!(matches!(RocksStore::open(dir.path()), Err(StoreError::UnknownVersion { .. })));
+        drop(RocksStore::open(dir.path()).unwrap());
         std::fs::write(dir.path().join("CURRENT"), "MANIFEST-999999\n").unwrap();
         let error = RocksStore::open(dir.path()).err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");

@@ -11,7 +11,7 @@ use crate::model::play::Play;
 use crate::model::step::{DeadLetter, Outgoing, Positions, RowChange};
 
 /// Version of the whole format, in the row [`FORMAT_KEY`] of `meta`.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 pub const FORMAT_KEY: &[u8] = b"format";
 /// Version of every value.
 const VERSION: u8 = 1;

@@ -104,6 +104,20 @@ impl Tables {
     /// # Errors
     /// [`StoreError`]; nothing of the step may be taken as done.
     pub fn commit(&mut self, step: &Step, dictionary: &Dictionary) -> Result<(), StoreError> {
+        let batch = self.changes(step, dictionary)?;
+        self.store.write(&batch)
+    }
+
+    /// As [`Tables::commit`], but beside the caller: nothing of the step may be told before [`Tables::settle`] has returned.
+    ///
+    /// # Errors
+    /// [`StoreError`], also that of the step before; nothing of either may be taken as done.
+    pub fn commit_behind(&mut self, step: &Step, dictionary: &Dictionary) -> Result<(), StoreError> {
+        let batch = self.changes(step, dictionary)?;
+        self.store.write_behind(batch)
+    }
+
+    fn changes(&mut self, step: &Step, dictionary: &Dictionary) -> Result<Batch, StoreError> {
         let mut batch = Batch::default();
         batch.reserve(step.plays.len(), step.plays.len() * (rows::PLAY_KEY + 1));
         for (play, event_id) in &step.plays {
@@ -131,7 +145,15 @@ impl Tables {
         rows::put_positions(&mut batch, &step.positions);
         put_requests(&mut batch, &step.requests)?;
         self.put_outbox(&mut batch, &step.outbox)?;
-        self.store.write(&batch)
+        Ok(batch)
+    }
+
+    /// Waits until all that was committed survives a crash.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the write.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        self.store.settle()
     }
 
     /// Commits a new generation: the rows that it changes, its receipts, and all that must be published.
@@ -284,20 +306,12 @@ impl Tables {
     /// Stored offsets.
     pub fn positions(&self) -> Result<Positions, StoreError> {
         let mut positions = Positions::new();
-        let mut failed = None;
-        self.store.scan(Family::Meta, &[rows::OFFSET, b'/'], after(&[rows::OFFSET, b'/']).as_deref(), &mut |key, value| {
-            match rows::read_position(key, value) {
-                Ok((at, next)) => {
-                    positions.insert(at, next);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+        within(&*self.store, Family::Meta, &[rows::OFFSET, b'/'], |key, value| {
+            let (at, next) = rows::read_position(key, value)?;
+            positions.insert(at, next);
+            Ok(())
         })?;
-        failed.map_or(Ok(positions), Err)
+        Ok(positions)
     }
 
     /// The manifest of the generation that stands.

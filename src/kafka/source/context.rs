@@ -13,6 +13,7 @@ use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 
 use super::super::client;
+use super::lane::Lead;
 use super::{Shared, lock};
 
 /// What happened inside a poll.
@@ -43,13 +44,14 @@ pub(super) struct End {
 
 pub(super) struct SourceContext {
     pub(super) shared: Arc<Shared>,
+    pub(super) lead: Lead,
     any: AtomicBool,
     news: Mutex<Vec<News>>,
 }
 
 impl SourceContext {
     pub(super) fn new(shared: Arc<Shared>) -> SourceContext {
-        SourceContext { shared, any: AtomicBool::new(false), news: Mutex::default() }
+        SourceContext { shared, lead: Lead::default(), any: AtomicBool::new(false), news: Mutex::default() }
     }
 
     /// What has happened since the last call. Cheap when nothing did: it is asked after every record.
@@ -71,6 +73,9 @@ impl SourceContext {
         for (topic, partition) in partitions(list) {
             let position = lock(&self.shared.stored).get(&(topic.clone(), partition)).copied();
             list.set_partition_offset(&topic, partition, position.map_or(Offset::Beginning, Offset::Offset))?;
+            if !self.lead.lead(consumer, &topic, partition) {
+                tracing::debug!("{topic}/{partition} is read by single records");
+            }
             starts.push((topic, partition, position));
         }
         if cooperative {

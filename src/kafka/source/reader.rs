@@ -5,19 +5,20 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::Batch;
 use super::super::client::{ClientError, ClientSettings, creation_error, now, source_config};
 use super::context::{News, SourceContext};
+use super::lane::{Lane, SLOTS, Taken};
 use super::tray::Tray;
 use super::{Shared, SourceLimits, lock};
 
-/// How long an idle poll lasts: the delay of a stop.
-const IDLE: Duration = Duration::from_millis(100);
+/// How long an idle poll lasts: the delay of a stop, and of events while records are waited for.
+const IDLE: Duration = Duration::from_millis(25);
 /// How long a batch waits for one more record before it goes.
 const GRACE: Duration = Duration::from_millis(2);
 /// How long the loop may be behind before fetching is paused. A pause throws the prefetched records away, so not at once.
@@ -56,6 +57,8 @@ pub(super) struct Reader {
     /// The queue is full since then.
     full: Option<Instant>,
     flow: Flow,
+    /// Partitions are ours: records can come.
+    reading: bool,
     resumed: Option<Instant>,
     /// When positions were last committed, and which.
     committed: (Instant, u64),
@@ -66,7 +69,19 @@ impl Reader {
     pub(super) fn new(settings: ClientSettings, limits: SourceLimits, shared: Arc<Shared>, out: SyncSender<Batch>) -> Reader {
         let tray = Tray::new(shared.topics.clone());
         let committed = (now(), 0);
-        Reader { settings, limits, shared, out, tray, full: None, flow: Flow::Running, resumed: None, committed, broken: None }
+        Reader {
+            settings,
+            limits,
+            shared,
+            out,
+            tray,
+            full: None,
+            flow: Flow::Running,
+            reading: false,
+            resumed: None,
+            committed,
+            broken: None,
+        }
     }
 
     /// Reads until it is told to stop; a consumer that fails is replaced after a pause that doubles.
@@ -113,16 +128,19 @@ impl Reader {
 
     /// One consumer's life. Returns why it ended, `None` when it was told to.
     fn session(&mut self, consumer: &SourceConsumer) -> Option<String> {
-        (self.flow, self.broken) = (Flow::Running, None);
+        (self.flow, self.reading, self.broken) = (Flow::Running, false, None);
+        let Some(mut lane) = Lane::beside(consumer, &consumer.context().lead) else {
+            return Some("librdkafka has no memory for a queue".to_owned());
+        };
         let topics: Vec<&str> = self.shared.topics.iter().map(String::as_str).collect();
         if let Err(error) = consumer.subscribe(&topics) {
             return Some(format!("cannot subscribe to {topics:?}: {error}"));
         }
         while !self.shared.stopped() {
             if self.full.is_some() {
-                self.wait_for_room(consumer);
+                self.wait_for_room(consumer, &mut lane);
             } else {
-                self.fill(consumer);
+                self.fill(consumer, &mut lane);
                 self.hand_over();
             }
             self.commit(consumer, COMMIT_EVERY);
@@ -135,46 +153,62 @@ impl Reader {
     }
 
     /// Polls until the batch is full, old enough, or nothing more is at hand.
-    fn fill(&mut self, consumer: &SourceConsumer) {
+    fn fill(&mut self, consumer: &SourceConsumer, lane: &mut Lane<'_>) {
         let started = now();
         let mut wait = IDLE;
         loop {
-            let polled = consumer.poll(wait);
-            let quiet = polled.is_none();
-            self.take(consumer, polled);
+            let quiet = self.serve(consumer, lane, wait) == 0;
             let records = self.tray.records();
             if quiet && (records == 0 || wait == GRACE) || self.broken.is_some() {
                 return;
             }
-            if records >= self.limits.records || self.tray.bytes() >= self.limits.bytes {
-                return;
-            }
-            // Not at every record: the clock costs as much as a small record.
-            if (quiet || records.is_multiple_of(256)) && started.elapsed() >= self.limits.linger {
+            if records >= self.limits.records || self.tray.bytes() >= self.limits.bytes || started.elapsed() >= self.limits.linger {
                 return;
             }
             wait = if quiet { GRACE } else { Duration::ZERO };
         }
     }
 
-    /// Applies what one poll brought: first the news, for they may change what the record means.
-    fn take(&mut self, consumer: &SourceConsumer, polled: Option<KafkaResult<BorrowedMessage<'_>>>) {
+    /// Serves what has happened, then takes records; returns how many. The news come first, for they may change what a
+    /// record means.
+    fn serve(&mut self, consumer: &SourceConsumer, lane: &mut Lane<'_>, wait: Duration) -> usize {
+        let before = self.tray.records();
+        let polled = consumer.poll(if self.reading && self.broken.is_none() { Duration::ZERO } else { wait });
         if let Some(news) = consumer.context().news() {
             news.into_iter().for_each(|news| self.apply(news));
         }
         match polled {
-            Some(Ok(message)) => self.tray.push(&message),
+            Some(Ok(message)) => self.tray.push(&Taken::of(&message)),
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.broken = Some(self.fatal(consumer, code)),
-            // Said again at every attempt, so nowhere but in the view.
-            Some(Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::MessageSizeTooLarge,
-            ))) => {
-                self.shared.update(|view| view.health.unreadable());
-            }
+            Some(Err(KafkaError::MessageConsumption(code))) if is_unreadable(code) => self.shared.update(|view| view.health.unreadable()),
             // All others have come through the context's `error`, with more words.
             Some(Err(error)) => tracing::debug!("consumer: {error}"),
             None => {}
         }
+        if self.reading && self.broken.is_none() {
+            let mut fatal = None;
+            let error = |code, reason: &str| match code {
+                RDKafkaErrorCode::Fatal => fatal = Some(code),
+                code if is_unreadable(code) => self.shared.update(|view| view.health.unreadable()),
+                code => consumer.context().error(KafkaError::MessageConsumption(code), reason),
+            };
+            lane.take(self.room(wait), wait, |taken| self.tray.push(taken), error);
+            if let Some(code) = fatal {
+                self.broken = Some(self.fatal(consumer, code));
+            }
+        }
+        self.tray.records() - before
+    }
+
+    /// How many records may be taken at once: no more than fit, as far as those at hand tell. A first one is not kept waiting
+    /// for others.
+    fn room(&self, wait: Duration) -> usize {
+        let (records, bytes) = (self.tray.records(), self.tray.bytes());
+        if records == 0 && !wait.is_zero() {
+            return 1;
+        }
+        let average = bytes / records.max(1) + 1;
+        (self.limits.bytes.saturating_sub(bytes) / average).min(self.limits.records.saturating_sub(records)).clamp(1, SLOTS)
     }
 
     /// Why the consumer is of no more use.
@@ -216,11 +250,13 @@ impl Reader {
     }
 
     fn rebalanced(&mut self, change: impl FnOnce(&mut Vec<(String, i32)>)) {
+        let reading = &mut self.reading;
         self.shared.update(|view| {
             let state = &mut view.state;
             change(&mut state.assigned);
             state.assigned.sort();
             state.assigned.dedup();
+            *reading = !state.assigned.is_empty();
             state.ends.retain(|partition, _| state.assigned.binary_search(partition).is_ok());
             state.rebalances += 1;
             view.health.assigned(state.assigned.iter().map(|(topic, _)| topic.as_str()));
@@ -252,7 +288,7 @@ impl Reader {
     }
 
     /// The loop is behind: wait, after a while paused, and keep the group alive by polling.
-    fn wait_for_room(&mut self, consumer: &SourceConsumer) {
+    fn wait_for_room(&mut self, consumer: &SourceConsumer, lane: &mut Lane<'_>) {
         if self.hand_over() {
             self.full = None;
             if self.flow != Flow::Running {
@@ -268,8 +304,7 @@ impl Reader {
             self.pause(consumer);
         }
         // What was under way when the pause came is still taken.
-        let polled = consumer.poll(RETRY * 5);
-        self.take(consumer, polled);
+        self.serve(consumer, lane, RETRY * 5);
     }
 
     fn pause(&mut self, consumer: &SourceConsumer) {
@@ -315,4 +350,10 @@ impl Reader {
             tracing::debug!("positions were not committed to the group: {error}");
         }
     }
+}
+
+/// Said again at every attempt to read what does not change, so nowhere but in the view.
+fn is_unreadable(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{BadCompression, BadMessage, MessageSizeTooLarge};
+    matches!(code, BadCompression | BadMessage | MessageSizeTooLarge)
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rdkafka::Message;
-
 use super::super::{Batch, Positions, Record};
 use super::context::End;
+use super::lane::Taken;
 
 pub(super) struct Tray {
     topics: Arc<[String]>,
@@ -52,13 +51,12 @@ impl Tray {
     }
 
     /// Copies a record into the batch.
-    pub(super) fn push(&mut self, message: &impl Message) {
-        let Some(index) = self.index(message.topic()) else { return };
-        let (partition, offset) = (message.partition(), message.offset());
+    pub(super) fn push(&mut self, taken: &Taken<'_>) {
+        let &Taken { topic, partition, offset, timestamp, key, payload } = taken;
+        let Some(index) = self.index(topic) else { return };
         let next = self.next[index].entry(partition).or_insert(offset);
         let reset = offset < *next;
         if reset {
-            let topic = message.topic();
             tracing::warn!("{topic}/{partition} starts over at offset {offset}, we were at {next}: cut off or made anew at the broker");
         }
         *next = offset + 1;
@@ -67,12 +65,12 @@ impl Tray {
             topic: index as u16,
             partition,
             offset,
-            timestamp: message.timestamp().to_millis(),
+            timestamp,
             key: None,
             payload: None,
             reset,
         };
-        self.batch.push(record, message.key(), message.payload());
+        self.batch.push(record, key, payload);
     }
 
     fn index(&self, topic: &str) -> Option<usize> {
@@ -97,12 +95,10 @@ impl Tray {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::message::{OwnedMessage, Timestamp};
-
     use super::*;
 
-    fn message(topic: &str, partition: i32, offset: i64) -> OwnedMessage {
-        OwnedMessage::new(Some(vec![7]), None, topic.into(), Timestamp::CreateTime(5), partition, offset, None)
+    fn message(topic: &str, partition: i32, offset: i64) -> Taken<'_> {
+        Taken { topic, partition, offset, timestamp: Some(5), key: None, payload: Some(&[7]) }
     }
 
     #[test]

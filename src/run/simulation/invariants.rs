@@ -1,9 +1,9 @@
 //! What must hold at any time, whatever happened: each is a predicate with a name, and says what it saw when it is broken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::config::TopicProof;
-use crate::kafka::Positions;
 use crate::model::Params;
 use crate::model::factors::Side;
 use crate::model::play::ordered;
@@ -11,12 +11,14 @@ use crate::model::processor::Restored;
 use crate::model::receipt::{Receipt, Request, Status};
 use crate::model::step::History;
 use crate::run::service::Service;
+use crate::store::Store;
 use crate::store::disk::Disk;
 use crate::store::tables::Tables;
 
 use super::broker::Broker;
 use super::events::{self, Happened, Wish, forgotten};
 use super::reading::{Reader, digest, steepest};
+use super::ways::Told;
 use super::{Named, bits, key, named, topics};
 
 /// The gradient that f32 rows of a converged model may have.
@@ -56,8 +58,8 @@ pub(in crate::run) struct Stored {
 }
 
 impl Stored {
-    pub fn read(disk: &Disk, seen: &Seen) -> Result<Stored, String> {
-        let tables = Tables::reading(disk.rows());
+    pub fn read(rows: Arc<dyn Store>, seen: &Seen) -> Result<Stored, String> {
+        let tables = Tables::reading(rows);
         let restored = tables.restore(key()).map_err(|error| error.to_string())?;
         let mut ledger = BTreeMap::new();
         for &n in seen.wishes.keys() {
@@ -94,20 +96,19 @@ pub(in crate::run) fn the_data_are_the_set_of_events(stored: &Stored, seen: &See
     holds(seen.wishes.keys().all(|n| ledger.contains(n)), "every request is in the ledger", || format!("{ledger:?}"))
 }
 
-/// What the group is told, and what memory goes on from, is what is stored.
-pub(in crate::run) fn offsets_are_those_stored(told: Option<&Positions>, stored: &Stored) -> Check {
-    let positions = &stored.restored.positions;
-    holds(told.is_none_or(|told| told == positions), "offsets never pass what is stored", || format!("{told:?}, stored {positions:?}"))
+/// What the group is told is what is stored at that moment.
+pub(in crate::run) fn offsets_are_those_stored(told: Option<&Told>) -> Check {
+    let Some(Told { positions, stored }) = told else { return Ok(()) };
+    holds(positions == stored, "offsets never pass what is stored", || format!("{positions:?}, stored {stored:?}"))
 }
 
-/// Nothing of the state is in memory only, and a restart would find every bit of it.
+/// Nothing of the state is in memory only: a restart would find every bit of it, with the batch that is still to be written.
 pub(in crate::run) fn memory_is_the_store(service: &Service, stored: &Stored) -> Check {
     let (state, restored) = (service.state(), &stored.restored);
     let name = "memory is the store";
     holds(state.positions() == &restored.positions, name, || format!("offsets {:?}", state.positions()))?;
     for side in Side::BOTH {
-        let names =
-            |names: &[Option<std::sync::Arc<str>>]| names.iter().cloned().zip(0..).filter(|(name, _)| name.is_some()).collect::<Vec<_>>();
+        let names = |names: &[Option<Arc<str>>]| names.iter().cloned().zip(0..).filter(|(name, _)| name.is_some()).collect::<Vec<_>>();
         let (mine, theirs) = (names(state.dictionary().names(side)), names(restored.dictionary.names(side)));
         holds(mine == theirs, name, || format!("names {mine:?} {theirs:?}"))?;
         let (mine, theirs) = (state.dictionary().next(side), restored.dictionary.next(side));
@@ -218,6 +219,11 @@ pub(in crate::run) fn receipts_are_true(stored: &Stored, reader: &Reader) -> Che
         receipts.iter().try_for_each(claims)?;
         let statuses: Vec<Status> = receipts.iter().map(|receipt| receipt.status).collect();
         holds(statuses.is_sorted(), "receipts only advance on the topic", || format!("{id}: {statuses:?}"))?;
+        let ledger = stored.tables.request(&key().request(id)).map_err(|error| error.to_string())?;
+        let (ledger, told) = (ledger.map(|request| request.receipt.status), statuses.last().copied());
+        // A rejected one is nowhere but on the topic.
+        let known = told == Some(Status::Rejected) || ledger >= told;
+        holds(known, "a receipt is of what is stored", || format!("{id} is {told:?}, stored {ledger:?}"))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! One seed: a world in which it decides what happens, when it is read, and what fails; and the production loop in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::kafka::{Batch, OutRecord};
@@ -16,7 +16,7 @@ use super::events::{Happened, Wish, forget_json, play_json};
 use super::invariants::{self, Check, Seen, Stored, Witness};
 use super::reading::Reader;
 use super::setup::{Lived, Setup, wish};
-use super::ways::{Courier, Fetcher, Shared, lock};
+use super::ways::{Courier, Fetcher, Shared, Told, lock};
 use super::{FORGETS, PLAYS, serve, topics};
 
 /// Turns in which the world must come to rest once nothing fails any more.
@@ -64,6 +64,9 @@ pub(in crate::run) struct Trial {
     /// Everything that was produced, and what the loop has stored of it.
     all: Seen,
     seen: Seen,
+    /// Batches that the loop decided on, in order, of which the store does not have all yet; and how many it has.
+    handed: VecDeque<Batch>,
+    steps: u64,
     witness: Witness,
     /// What was looked at last: writes, versions of the broker.
     looked: (u64, u64),
@@ -100,6 +103,8 @@ impl Trial {
             produced: Vec::new(),
             all: Seen::default(),
             seen: Seen::default(),
+            handed: VecDeque::new(),
+            steps: 0,
             witness: Witness::default(),
             looked: (u64::MAX, 0),
             lived: Lived::default(),
@@ -115,7 +120,7 @@ impl Trial {
             self.step = step;
             self.happen();
             self.arrive();
-            self.go_wrong();
+            self.go_wrong()?;
             self.turn()?;
         }
         self.come_to_rest()
@@ -187,9 +192,10 @@ impl Trial {
         }
     }
 
-    fn go_wrong(&mut self) {
+    fn go_wrong(&mut self) -> Check {
         let chance = &mut self.chance;
         self.now += chance.between(0, 900);
+        self.disk.hurry(chance.one_in(2));
         if chance.one_in(40) {
             self.now = (self.now + chance.between(-7_200_000, 3_600_000)).max(0);
         }
@@ -206,7 +212,7 @@ impl Trial {
             lock(&self.broker).clean(&topics().factors, chance, false);
         }
         if chance.one_in(60) {
-            self.die();
+            self.die()?;
         } else if let Some(process) = &mut self.process {
             if self.chance.one_in(10) {
                 process.source.rebalance();
@@ -216,13 +222,15 @@ impl Trial {
                 let mut broker = lock(&self.broker);
                 let partition = self.chance.below(broker.logs(topic).len());
                 let place = (topic.to_owned(), partition as i32);
-                let from = process.service.state().positions().get(&place).copied().unwrap_or(0);
+                // What is only decided could be lost with the process.
+                let from = process.service.stored.get(&place).copied().unwrap_or(0);
                 self.lived.made_anew += u64::from(broker.log(topic, partition).start_over(from));
             }
         }
+        Ok(())
     }
 
-    fn die(&mut self) {
+    fn die(&mut self) -> Check {
         if let Some(process) = self.process.take() {
             self.lived.crashes += 1;
             self.lived.rebalances += process.source.rebalances;
@@ -230,7 +238,11 @@ impl Trial {
             self.lived.interims += process.solver.interims;
             process.sink.die();
         }
-        self.disk.reboot();
+        self.disk.reboot(self.chance.one_in(2));
+        self.take_in()?;
+        // What the process had decided and not written goes with it.
+        self.handed.clear();
+        Ok(())
     }
 
     fn start(&mut self) -> Result<Process, String> {
@@ -239,7 +251,7 @@ impl Trial {
         let path = self.keys.path().join("key.pem");
         let service = serve(store, params, manner.clone(), &path, self.now).map_err(|error| error.to_string())?;
         let (chance, broker) = (&mut self.chance, &self.broker);
-        let source = Fetcher::new(broker.clone(), chance.fork(), service.state().positions().clone());
+        let source = Fetcher::new(broker.clone(), self.disk.clone(), chance.fork(), service.state().positions().clone());
         let sink = Courier::new(broker.clone(), chance.fork(), *transactions);
         let purger = Cleaner::new(broker.clone(), self.disk.clone(), topics().factors, chance.fork());
         Ok(Process { service, source, sink, solver: Slow::new(chance.fork()), purger })
@@ -250,25 +262,22 @@ impl Trial {
         let Some(mut process) = self.process.take() else {
             match self.start() {
                 Ok(process) => self.process = Some(process),
-                Err(_) if self.disk.has_failed() => self.disk.reboot(),
+                Err(_) if self.disk.has_failed() => self.disk.reboot(false),
                 Err(error) => return Err(format!("it starts again after whatever happened: {error}")),
             }
             return self.look(None);
         };
         self.lived.turns += 1;
-        let writes = self.disk.writes();
         (process.source.polled, process.source.told, process.solver.started) = (None, None, None);
         let take_in = self.calm || !self.chance.one_in(30);
         let result = {
             let Process { service, source, sink, solver, purger } = &mut process;
             service.turn(&mut Ports { source, sink, solver, purger }, self.now, take_in)
         };
-        // The first thing that a turn writes is the step of the batch that it was handed.
-        if let Some(batch) = process.source.polled.as_ref().filter(|_| self.disk.writes() > writes) {
-            self.take_in(batch)?;
-        }
+        self.handed.extend(process.source.polled.clone());
+        self.take_in()?;
         if let Some(generation) = process.solver.started {
-            self.witness.cuts.insert(generation, self.seen.clone());
+            self.witness.cuts.insert(generation, self.decided()?);
         }
         let (broken, told) = (process.solver.broken.take(), process.source.told.take());
         let failed = self.disk.has_failed();
@@ -277,23 +286,32 @@ impl Trial {
             Ok(_) if failed => return Err("a store that failed ends the loop: it goes on".to_owned()),
             Err(error) if !failed => return Err(format!("only a store that failed ends the loop: {error}")),
             Ok(_) => (),
-            Err(_) => self.die(),
+            Err(_) => self.die()?,
         }
         broken.map_or(Ok(()), Err)?;
         self.look(told)
     }
 
-    fn take_in(&mut self, batch: &Batch) -> Check {
-        for record in &batch.records {
-            let at = (batch.payload(record).map(<[u8]>::to_vec), record.timestamp.unwrap_or_default());
-            let fact = self.facts.get(&at).ok_or("a record that nobody produced")?;
-            take(&mut self.seen, fact, at.0.as_deref());
+    /// Each batch is one write of the store: those that are there are taken in.
+    fn take_in(&mut self) -> Check {
+        while self.steps < self.disk.steps() {
+            let batch = self.handed.pop_front().ok_or("a step of a batch that nobody handed over")?;
+            known(&self.facts, &batch, &mut self.seen)?;
+            self.steps += 1;
         }
         Ok(())
     }
 
+    /// What the loop goes on from, stored or not.
+    fn decided(&self) -> Result<Seen, String> {
+        let mut decided = self.seen.clone();
+        self.handed.iter().try_for_each(|batch| known(&self.facts, batch, &mut decided))?;
+        Ok(decided)
+    }
+
     /// Looks at everything that changed.
-    fn look(&mut self, told: Option<crate::kafka::Positions>) -> Check {
+    fn look(&mut self, told: Option<Told>) -> Check {
+        invariants::offsets_are_those_stored(told.as_ref())?;
         let at_rest = self.calm && self.is_at_rest();
         let broker = lock(&self.broker);
         let at = (self.disk.writes(), broker.version);
@@ -301,11 +319,11 @@ impl Trial {
             return Ok(());
         }
         self.looked = at;
-        let stored = Stored::read(&self.disk, &self.seen)?;
+        let stored = Stored::read(self.disk.rows(), &self.seen)?;
         invariants::the_data_are_the_set_of_events(&stored, &self.seen)?;
-        invariants::offsets_are_those_stored(told.as_ref(), &stored)?;
-        if let Some(process) = &self.process {
-            invariants::memory_is_the_store(&process.service, &stored)?;
+        if let Some(process) = self.process.as_ref().filter(|_| !self.disk.is_in_doubt()) {
+            let ahead = self.disk.ahead().map(|rows| Stored::read(rows, &self.seen)).transpose()?;
+            invariants::memory_is_the_store(&process.service, ahead.as_ref().unwrap_or(&stored))?;
         }
         self.witness.the_store_only_advances(&stored)?;
         let reader = Reader::read(&broker, &topics());
@@ -336,7 +354,7 @@ impl Trial {
         self.calm = true;
         self.disk.recover();
         if self.chance.one_in(2) {
-            self.die();
+            self.die()?;
         }
         for _ in 0..PATIENCE {
             self.step += 1;
@@ -351,13 +369,22 @@ impl Trial {
             if self.is_at_rest() {
                 self.looked = (u64::MAX, 0);
                 self.look(None)?;
-                self.die();
-                return Ok(());
+                return self.die();
             }
         }
         let waiting = self.process.as_ref().map(|process| (process.service.state().waiting().len(), process.service.purging.shown()));
         Err(format!("it comes to rest: not within {PATIENCE} turns; {waiting:?}"))
     }
+}
+
+/// Adds what the records of a batch say.
+fn known(facts: &BTreeMap<(Option<Vec<u8>>, i64), Fact>, batch: &Batch, seen: &mut Seen) -> Check {
+    for record in &batch.records {
+        let at = (batch.payload(record).map(<[u8]>::to_vec), record.timestamp.unwrap_or_default());
+        let fact = facts.get(&at).ok_or("a record that nobody produced")?;
+        take(seen, fact, at.0.as_deref());
+    }
+    Ok(())
 }
 
 /// Adds what a record says to a set of events.

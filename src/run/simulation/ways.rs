@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kafka::{Batch, OutRecord, Parcel, Parceled, Positions, Record, Sink, Source, SourceState};
+use crate::store::disk::Disk;
+use crate::store::tables::Tables;
 
 use super::broker::Broker;
 use super::chance::Chance;
@@ -27,6 +29,12 @@ struct At {
     expected: i64,
 }
 
+/// What the group was told, and what was stored then.
+pub(in crate::run) struct Told {
+    pub positions: Positions,
+    pub stored: Positions,
+}
+
 /// A consumer: it fetches ahead of the loop, and partitions are taken from it and given back.
 pub(in crate::run) struct Fetcher {
     broker: Shared,
@@ -39,8 +47,11 @@ pub(in crate::run) struct Fetcher {
     restarts: Vec<(Place, u64)>,
     /// What the loop got in this turn.
     pub polled: Option<Batch>,
+    disk: Arc<Disk>,
     /// What the loop said is stored, in this turn.
-    pub told: Option<Positions>,
+    pub told: Option<Told>,
+    /// Batches that were handed over, and nothing is told of them yet.
+    untold: Vec<Batch>,
     pub rebalances: u64,
     /// Nothing goes wrong any more, and nothing is slow.
     pub calm: bool,
@@ -49,7 +60,7 @@ pub(in crate::run) struct Fetcher {
 const TOPICS: [&str; 2] = [PLAYS, FORGETS];
 
 impl Fetcher {
-    pub fn new(broker: Shared, chance: Chance, stored: Positions) -> Fetcher {
+    pub fn new(broker: Shared, disk: Arc<Disk>, chance: Chance, stored: Positions) -> Fetcher {
         let away = {
             let broker = lock(&broker);
             let of_topic = |topic: usize| (0..broker.logs(TOPICS[topic]).len() as i32).map(move |partition| (topic, partition));
@@ -64,7 +75,9 @@ impl Fetcher {
             queue: VecDeque::new(),
             restarts: Vec::new(),
             polled: None,
+            disk,
             told: None,
+            untold: Vec::new(),
             rebalances: 0,
             calm: false,
         };
@@ -146,16 +159,20 @@ impl Source for Fetcher {
             return None;
         }
         self.polled = self.queue.pop_front();
+        self.untold.extend(self.polled.clone());
         self.polled.clone()
     }
 
     fn stored(&mut self, positions: &Positions) {
         self.stored = positions.clone();
-        self.told = Some(positions.clone());
-        let polled = self.polled.as_ref();
+        let stored = Tables::reading(self.disk.rows()).positions().expect("memory does not fail");
+        self.told = Some(Told { positions: positions.clone(), stored });
+        // What was handed over in this turn is told in a later one.
+        let later = usize::from(self.polled.is_some()).min(self.untold.len());
+        let told: Vec<Batch> = self.untold.drain(..self.untold.len() - later).collect();
         let handed = |place: &Place| {
             let of_place = |record: &Record| (record.topic as usize, record.partition) == *place && record.reset;
-            polled.is_some_and(|batch| batch.records.iter().any(of_place))
+            told.iter().any(|batch| batch.records.iter().any(of_place))
         };
         let (noticed, rest): (Vec<_>, Vec<_>) = self.restarts.iter().copied().partition(|(place, _)| handed(place));
         self.restarts = rest;
