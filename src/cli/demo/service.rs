@@ -153,7 +153,8 @@ impl Service {
             meanwhile(&self.progress())?;
             Ok(self.manifest()?.filter(|manifest| {
                 let cut = manifest.cut.get(&self.topics.interactions);
-                cut.is_some_and(|partitions| partitions.values().sum::<i64>() as u64 >= interactions)
+                // After an interim one comes one that has converged.
+                !manifest.interim && cut.is_some_and(|partitions| partitions.values().sum::<i64>() as u64 >= interactions)
             }))
         })
     }
