@@ -79,6 +79,7 @@ fn a_manager_is_told_and_the_level_of_the_log_is_read_anew() {
 /// Told to stop while plays and forgets come in faster than they are taken and a model is solved: it ends in order, and what it
 /// had not taken yet is taken by the next one.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "how long a stop takes is what is measured")]
 fn a_service_that_is_told_to_stop_under_load_loses_nothing() {
     const USERS: usize = 3_000;
     const PLAYS: usize = 200_000;

@@ -1,5 +1,6 @@
 //! What the C library's allocator is told. A service learns in bursts: what a burst took must go back to the system, not
-//! stay with whichever of the allocator's many heaps it was cut from. With `model/kernel/unchecked` the only unsafe code.
+//! stay with whichever of the allocator's many heaps it was cut from. With `model/kernel/unchecked` and `kafka/source/lane`
+//! the only unsafe code.
 
 /// Pieces of this many bytes and more are mapped from the system and go back to it at once; left to itself, the allocator
 /// raises this to 32 MiB when the first large piece is freed.
