@@ -97,7 +97,7 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     // The mark is in the newest log: flushing it begins another.
     mark(db)?;
     flush(db, default(db)?)?;
-    Column::all().try_for_each(|column| flush(db, column.handle(db)?))?;
+    flush_all(db)?;
     if !quiet.is_reached()? {
         let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
         return Ok(Erased { leftover, ..Erased::default() });
@@ -248,6 +248,16 @@ fn flush(db: &DB, handle: &ColumnFamily) -> Result<(), StoreError> {
     let mut options = FlushOptions::default();
     options.set_wait(true);
     db.flush_cf_opt(handle, &options).map_err(|e| failed("flush", &e))
+}
+
+/// Flushes every family. All at once: each waits for its turn among the flushes that writing calls for, and one after the
+/// other these waits would be most of an erasure during ingest.
+fn flush_all(db: &DB) -> Result<(), StoreError> {
+    std::thread::scope(|scope| {
+        let begun: Vec<_> = Column::all().map(|column| scope.spawn(move || flush(db, column.handle(db)?))).collect();
+        let panicked = |_| Err(io("flush", "a thread of it panicked"));
+        begun.into_iter().map(|flush| flush.join().unwrap_or_else(panicked)).fold(Ok(()), Result::and)
+    })
 }
 
 /// Moves everything between the ends to the last level; `anew` also rewrites what is there already. Waits for whatever
