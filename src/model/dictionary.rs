@@ -158,11 +158,16 @@ mod tests {
 
     use super::*;
 
+    /// Of which a name is made.
+    fn parts() -> impl Strategy<Value = Vec<&'static str>> {
+        prop::collection::vec(prop::sample::select(&["a", "ä", "0123456789", "\0"][..]), 1..5)
+    }
+
     proptest! {
         /// Short and long names, many of which begin alike.
         #[test]
         fn names_and_numbers_belong_together(
-            steps in prop::collection::vec((prop::collection::vec(prop::sample::select(&["a", "ä", "0123456789", "\0"][..]), 1..5), any::<bool>()), 1..200)
+            steps in prop::collection::vec((parts(), any::<bool>()), 1..200)
         ) {
             let (mut names, mut known, mut next) = (Dictionary::default(), BTreeMap::new(), 0);
             for (parts, remove) in steps {
