@@ -1,6 +1,6 @@
 // A service with a past: what the page is looked at over.
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,26 +42,40 @@ function plays() {
 }
 
 export class Service {
-  static async start(binary, brokers) {
-    const service = new Service();
-    service.binary = binary;
-    service.directory = mkdtempSync(join(tmpdir(), 'nepenthe-page.'));
-    service.address = `127.0.0.1:${await freePort()}`;
-    service.base = `http://${service.address}`;
+  constructor(binary, brokers) {
+    [this.binary, this.brokers] = [binary, brokers];
+    this.directory = mkdtempSync(join(tmpdir(), 'nepenthe-page.'));
+    this.log = join(this.directory, 'log');
+    // However this process ends, it leaves nothing behind; `exit` is what everything but SIGKILL comes to.
+    process.once('exit', () => this.remove());
+    for (const [name, number] of [['SIGHUP', 1], ['SIGINT', 2], ['SIGTERM', 15]]) process.once(name, () => process.exit(128 + number));
+  }
+
+  async start() {
+    this.address = `127.0.0.1:${await freePort()}`;
+    this.base = `http://${this.address}`;
     const settings = {
-      'kafka.brokers': brokers, 'kafka.group': 'page', 'http.listen': service.address, 'store.path': join(service.directory, 'state'),
+      'kafka.brokers': this.brokers, 'kafka.group': 'page', 'http.listen': this.address, 'store.path': join(this.directory, 'state'),
       'log.level': 'warn', 'model.rank': 16, 'model.regularization': 25, 'model.regularization_exp': 0,
       'generation.max_delay': '300ms', 'generation.forget_delay': '0ms',
       // A request stays published for a while, and then the page shows by itself that it is purged.
       'store.purge_interval': '3s', 'topics.purge_proof': 'none',
     };
-    service.settings = Object.entries(settings).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
-    service.do(['topics']);
-    service.log = join(service.directory, 'log');
-    const words = openSync(service.log, 'w');
-    service.child = spawn(binary, ['run', ...service.settings], { stdio: ['ignore', words, words] });
-    await until('the page', () => service.status().then(() => true, () => false));
-    return service;
+    this.settings = Object.entries(settings).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
+    this.do(['topics']);
+    const words = openSync(this.log, 'w');
+    this.child = spawn(this.binary, ['run', ...this.settings], { stdio: ['ignore', words, words] });
+    closeSync(words);
+    this.died = new Promise((_, reject) => {
+      const ended = (how) => this.stopping || reject(new Error(`nepenthe run ended: ${how}`));
+      this.child.once('error', ended).once('exit', (code, signal) => ended(signal ?? `exit code ${code}`));
+    });
+    await this.outlives(until('the page', () => this.status().then(() => true, () => false)));
+  }
+
+  /** What `work` answers; fails at once when the service ends before. */
+  outlives(work) {
+    return Promise.race([work, this.died]);
   }
 
   /** One command, to its end. */
@@ -90,18 +104,19 @@ export class Service {
   }
 
   said() {
-    return readFileSync(this.log, 'utf8').slice(-4000);
+    return existsSync(this.log) ? readFileSync(this.log, 'utf8').slice(-4000) : 'nothing: it was not started';
   }
 
   async stop() {
-    if (!this.child) return;
+    this.stopping = true;
     const ended = new Promise((resolve) => this.child.once('exit', resolve));
     this.child.kill('SIGTERM');
     await ended;
-    this.child = null;
   }
 
   remove() {
+    this.stopping = true;
+    // Nothing to do where it has ended.
     this.child?.kill('SIGKILL');
     rmSync(this.directory, { recursive: true, force: true });
   }

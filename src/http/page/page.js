@@ -2,7 +2,7 @@
 
 import { showSweeps } from "./chart.js";
 import { follow } from "./receipt.js";
-import { at, between, bytes, fact, known, put, short, span, tableRow, tiny, whole } from "./words.js";
+import { at, between, bytes, fact, get, known, put, short, span, tableRow, tiny, whole } from "./words.js";
 
 const PERIOD = 2000; // milliseconds between two looks
 const STAGES = ["accepted", "erased", "unlearned", "published"];
@@ -24,6 +24,12 @@ function showAway() {
   at("reason").hidden = false;
   put("reason", `The service does not answer${answered ? `; the figures are of ${answered.toLocaleTimeString()}` : ""}.`);
   document.body.classList.add("stale");
+}
+
+/** Against the objective, as every other tolerance is against what it measures. */
+function gapOf({ gap, objective }) {
+  if (!known(gap)) return "not asked for";
+  return objective ? `${tiny(gap / Math.abs(objective))} of the objective` : tiny(gap);
 }
 
 const BADGES = { global: "global optimum", residual: "certified" };
@@ -49,7 +55,7 @@ function showGeneration({ generation, created, certificate, counts, rank }) {
   put("sweeps", whole(certificate?.sweeps));
   put("objective", short(certificate?.objective));
   put("rank", known(certificate?.effective_rank) ? `${whole(certificate.effective_rank)} of ${whole(rank)}` : undefined);
-  put("gap", known(certificate?.gap) ? tiny(certificate.gap) : known(certificate) ? "not asked for" : undefined);
+  put("gap", known(certificate) ? gapOf(certificate) : undefined);
   const said = [certificate?.warning, certificate?.refused].filter(known).join("; ");
   at("warning").hidden = said === "";
   put("warning", said);
@@ -100,7 +106,7 @@ function showService({ started, objective, events_accepted: events, outbox, fenc
 }
 
 async function json(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PERIOD * 2) });
+  const answer = await get(path);
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }

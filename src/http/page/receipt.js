@@ -1,32 +1,57 @@
 // The look-up of a receipt: its stages on a line, and its signature checked here, over the bytes that came.
 
-import { at, between, element, fact, known, put, span, tiny, whole } from "./words.js";
+import { at, between, element, fact, get, known, put, span, tiny, whole } from "./words.js";
 
 const STAGES = ["accepted", "erased", "unlearned", "published", "purged"];
 const SIGNS = { valid: "M7 12.5l3.5 3.5L17 9", invalid: "M8 8l8 8M16 8l-8 8", unchecked: "M12 7v6M12 16.5v.5" };
 const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23" };
-const LONG = ["exactness", "mind", "refused because"]; // facts that are sentences
+const LONG = ["request", "exactness", "mind", "refused because"]; // facts that take a row
 const RUNGS = { E0: "the data are gone from the store", E1: "the certificate holds on what is left" };
 
-let wanted = null; // the request that is shown
-let shown = null; // its bytes, to leave alone what did not change
+const SAYS = { valid: "Signature valid.", invalid: "Signature not valid.", unchecked: "Signature cannot be checked here." };
+const KEY_BYTES = 32;
 
-const unbase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+let wanted = null; // the request that is asked for
+let drawn = null; // the text of the receipt that is shown
+let judged = null; // what came with it, once it has a verdict that stands
 
-/** One of "valid", "invalid", "unchecked", and why. */
-async function judge(bytes, headers) {
-  const [keyId, signature] = [headers.get("nepenthe-key-id"), headers.get("nepenthe-signature")];
+/** The bytes, or none where the text is no base64. */
+function unbase64(text) {
+  try {
+    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  } catch {
+    return new Uint8Array();
+  }
+}
+
+/** The key that this service lists under that name; throws when it does not say. */
+async function listed(keyId) {
+  const answer = await get("/v1/keys");
+  if (!answer.ok) throw new Error(`/v1/keys: ${answer.status}`);
+  const { keys } = await answer.json();
+  return keys.find((one) => one.key_id === keyId && one.algorithm === "Ed25519");
+}
+
+/** One of "valid", "invalid", "unchecked", why, and what it is called where that is not the usual. */
+async function judge(id, receipt, bytes, [keyId, signature]) {
+  // Signed or not.
+  if (receipt.request_id !== id) return ["invalid", "It is a receipt of another request. Do not rely on it.", "Not the receipt asked for."];
   if (!keyId || !signature) return ["unchecked", "The answer came without a signature; a proxy may have taken it away."];
   if (!globalThis.isSecureContext || !crypto.subtle) {
     return ["unchecked", "Browsers check signatures only on pages that came over TLS or from this machine."];
   }
-  const answer = await fetch("/v1/keys");
-  const keys = answer.ok ? (await answer.json()).keys ?? [] : [];
-  const key = keys.find((one) => one.key_id === keyId && one.algorithm === "Ed25519");
+  let key;
+  try {
+    key = await listed(keyId);
+  } catch {
+    return ["unchecked", "This service does not tell its keys at present; it is asked again."];
+  }
   if (!key) return ["unchecked", `It is signed with key ${keyId}, which this service does not list.`];
+  const raw = unbase64(key.public_key);
+  if (raw.length !== KEY_BYTES) return ["unchecked", `What this service lists as key ${keyId} is no Ed25519 key.`];
   let imported;
   try {
-    imported = await crypto.subtle.importKey("raw", unbase64(key.public_key), { name: "Ed25519" }, false, ["verify"]);
+    imported = await crypto.subtle.importKey("raw", raw, { name: "Ed25519" }, false, ["verify"]);
   } catch {
     return ["unchecked", "This browser does not know Ed25519."];
   }
@@ -35,10 +60,10 @@ async function judge(bytes, headers) {
   return ["invalid", `These bytes are not what key ${keyId} signed: it was changed, or is not from this service. Do not rely on it.`];
 }
 
-function showVerdict([verdict, because]) {
+function showVerdict([verdict, because, says]) {
   at("verdict").className = `verdict ${verdict}`;
   at("sign").setAttribute("d", SIGNS[verdict]);
-  put("says", { valid: "Signature valid.", invalid: "Signature not valid.", unchecked: "Signature cannot be checked here." }[verdict]);
+  put("says", says ?? SAYS[verdict]);
   put("because", verdict === "unchecked" ? `${because} The commands below can.` : because);
 }
 
@@ -74,9 +99,11 @@ function showLine({ status, stages }) {
   at("line").replaceChildren(...stops);
 }
 
-function showFacts({ selector, removed, generation, certificate, exactness, purged_from: purgedFrom, backups, error }) {
+function showFacts(receipt) {
+  const { selector, removed, generation, certificate, exactness, purged_from: purgedFrom, backups, error } = receipt;
   const rungs = (exactness ?? []).map((rung) => RUNGS[rung] ? `${rung}: ${RUNGS[rung]}` : rung);
   const facts = [
+    ["request", receipt.request_id],
     ["refused because", error],
     ["selects", selector],
     ["interactions removed", whole(removed?.interactions)],
@@ -98,47 +125,64 @@ function showCommands(id) {
   put("commands", `nepenthe receipt verify ${quoted(id)} --keys keys.json\nnepenthe receipt save ${quoted(id)} --to proof`);
 }
 
+/** Words where a receipt would be; no verdict outlives what it was about. */
 function showAbsent(text) {
-  [at("absent").hidden, at("found").hidden, shown] = [false, true, null];
+  [at("absent").hidden, at("found").hidden, drawn, judged] = [false, true, null, null];
   put("absent", text);
 }
 
-async function ask(id) {
-  const answer = await fetch(`/v1/receipts/${encodeURIComponent(id)}`);
-  const body = await answer.arrayBuffer();
+async function show(id, answer, body) {
   const text = new TextDecoder().decode(body);
-  // Somebody may have asked for another one meanwhile.
-  if (wanted !== id) return;
   if (!answer.ok) {
     const { title, detail } = JSON.parse(text);
     showAbsent(`${title}: ${detail}`);
     return;
   }
-  if (text === shown) return;
+  const signed = ["nepenthe-key-id", "nepenthe-signature"].map((name) => answer.headers.get(name));
+  const came = JSON.stringify([text, ...signed]);
+  if (came === judged) return;
   const receipt = JSON.parse(text);
-  const verdict = await judge(body, answer.headers);
+  const verdict = await judge(id, receipt, body, signed);
   if (wanted !== id) return;
-  [at("absent").hidden, at("found").hidden, shown] = [true, false, text];
   showVerdict(verdict);
-  showLine(receipt);
-  showFacts(receipt);
-  put("raw", JSON.stringify(receipt, null, 2));
-  showCommands(id);
+  // What did not change is left alone: somebody may be reading it, or copying from it.
+  if (text !== drawn) {
+    showLine(receipt);
+    showFacts(receipt);
+    put("raw", JSON.stringify(receipt, null, 2));
+    showCommands(id);
+  }
+  [at("absent").hidden, at("found").hidden, drawn] = [true, false, text];
+  // What could not be checked is tried again.
+  judged = verdict[0] === "unchecked" ? null : came;
 }
 
 /** Shows a request's receipt; called again it follows the request on its way. */
 export async function follow() {
-  if (wanted === null) return;
+  const id = wanted;
+  if (id === null) return;
+  let answer, body;
   try {
-    await ask(wanted);
+    answer = await get(`/v1/receipts/${encodeURIComponent(id)}`);
+    body = await answer.arrayBuffer();
   } catch {
     // A service that is away does not make a receipt wrong that is there already.
-    if (shown === null) showAbsent("The service gave no answer that can be read; it is asked again.");
+    if (wanted === id && drawn === null) showAbsent("The service gives no answer; it is asked again.");
+    return;
+  }
+  // Somebody may have asked for another one meanwhile.
+  if (wanted !== id) return;
+  try {
+    await show(id, answer, body);
+  } catch {
+    if (wanted === id) showAbsent("The service gave no answer that can be read; it is asked again.");
   }
 }
 
 function lookUp(id) {
-  [wanted, shown] = [id, null];
+  [wanted, drawn, judged] = [id, null, null];
+  // The receipt of another request is no answer to this one.
+  at("found").hidden = true;
   history.replaceState(null, "", `#receipt=${encodeURIComponent(id)}`);
   return follow();
 }

@@ -1,4 +1,9 @@
-// How this page finds its parts, and how it writes numbers and times.
+// How this page asks and finds its parts, and how it writes numbers and times.
+
+const PATIENCE = 4000; // milliseconds with an answer, to its last byte
+
+/** Whoever waits for ever never asks again. */
+export const get = (path) => fetch(path, { signal: AbortSignal.timeout(PATIENCE) });
 
 export const at = (id) => document.getElementById(id);
 export const known = (value) => value !== undefined && value !== null;
