@@ -25,6 +25,11 @@ impl Trouble {
         }
     }
 
+    /// The brokers have answered: what was before explains nothing that comes.
+    pub(crate) fn is_over(&self) {
+        *self.newest() = None;
+    }
+
     /// Did the brokers turn us away, or we them? Trying again will not help.
     pub(crate) fn is_refusal(&self) -> bool {
         self.newest().as_deref().is_some_and(is_refusal)
@@ -77,6 +82,8 @@ mod tests {
         }
         trouble.heard("CONFWARN", "[thrd:app]: something else");
         assert!(trouble.is_refusal(), "other lines name no cause");
+        trouble.is_over();
+        assert!(!trouble.is_refusal() && !trouble.explain("b:1", &LATE).contains("certificate"));
         let other = KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed);
         assert_eq!(trouble.explain("b:1", &other), explain("b:1", &other), "an error that knows its cause");
     }

@@ -23,12 +23,13 @@ fn both(case: &Case, values: fn(&Path) -> &[f64]) -> [Curve<'_>; 2] {
     ]
 }
 
-/// Sweeps that each curve needs to each level.
+/// Sweeps that each curve needs until it stays below each level.
 fn until(body: &mut String, what: &str, lines: &[Curve<'_>; 2], levels: &[f64]) {
-    let reached = |values: &[f64], level: f64| match values.iter().position(|value| *value <= level) {
-        Some(sweep) => (sweep + 1).to_string(),
-        None if values.is_empty() => "–".to_owned(),
-        None => format!("> {}", values.len()),
+    let reached = |values: &[f64], level: f64| match values.iter().rposition(|value| value.is_nan() || *value > level) {
+        _ if values.is_empty() => "–".to_owned(),
+        None => "1".to_owned(),
+        Some(last) if last + 1 == values.len() => format!("> {}", values.len()),
+        Some(last) => (last + 2).to_string(),
     };
     put!(body, "<table><caption>Sweeps until the {what} is below</caption>");
     put!(body, "<tr><th scope=\"col\"></th><td>after forgetting</td><td>from scratch</td></tr>");
@@ -57,7 +58,7 @@ pub fn gaps(body: &mut String, at: usize, case: &Case) {
     until(body, "gap", &lines, &[1e-2, 1e-4, 1e-6, 1e-8, 1e-10]);
     let mut words = String::from(
         "How much higher the objective is than the lowest that this model or a retrain reached on the remaining data, as a share of it; \
-         what is below 1e-14 is rounding.",
+         what is below 1e-14 is rounding. The first sweeps are computed in f32 and know it to 1e-5 only.",
     );
     if case.fixed_point.gap.is_some() {
         words.push_str(" The line is the certificate: no model at all, of any rank, is further below than that.");

@@ -92,7 +92,11 @@ impl Path {
     /// `constant` is what the objectives of the way lack.
     pub fn of(way: &Way, constant: f64, optimum: f64) -> Path {
         let size = optimum.abs().max(f64::MIN_POSITIVE);
-        let gap = |objective: &f64| ((objective + constant - optimum) / size).max(ROUNDING);
+        let gap = |objective: &f64| {
+            let gap = (objective + constant - optimum) / size;
+            // A number that is none stays none: `max` would make the best of it.
+            if gap < ROUNDING { ROUNDING } else { gap }
+        };
         Path { residual: way.residuals.clone(), gap: way.objectives.iter().map(gap).collect() }
     }
 

@@ -147,15 +147,28 @@ fn listen(consumer: &BaseConsumer<Plain>) -> &Trouble {
     &consumer.context().trouble
 }
 
-/// What the brokers know of one topic, or of all. Does not wait for brokers that have turned us away.
+/// What the brokers know of one topic, or of all. Gives up early where two looks in a row met nothing but refusals: one may be a
+/// broker that restarts.
 fn metadata(consumer: &BaseConsumer<Plain>, topic: Option<&str>) -> KafkaResult<Metadata> {
-    let until = now() + ANSWER;
-    loop {
-        match consumer.fetch_metadata(topic, STEP) {
-            Err(error) if error.rdkafka_error_code().is_some_and(is_absence) && now() < until && !listen(consumer).is_refusal() => {}
-            answer => return answer,
+    let ask = |patience| consumer.fetch_metadata(topic, patience);
+    let is_refused = |answer: &KafkaResult<Metadata>| {
+        let absent = answer.as_ref().is_err_and(|error| error.rdkafka_error_code().is_some_and(is_absence));
+        absent.then(|| listen(consumer).is_refusal())
+    };
+    let mut answer = ask(STEP);
+    if let Some(refused) = is_refused(&answer) {
+        answer = ask(STEP);
+        match is_refused(&answer) {
+            Some(again) if !(refused && again) => answer = ask(ANSWER),
+            _ => {}
         }
     }
+    if answer.is_ok() {
+        consumer.context().trouble.is_over();
+    } else {
+        listen(consumer);
+    }
+    answer
 }
 
 /// The names of all topics that the brokers show us.
