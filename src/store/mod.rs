@@ -2,6 +2,7 @@
 
 pub mod backups;
 pub mod erasure;
+pub mod glance;
 pub mod memory;
 pub mod residue;
 pub mod rocks;
