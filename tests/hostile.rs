@@ -8,12 +8,14 @@ mod kafka;
 #[path = "../examples/support/process.rs"]
 mod process;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use child::Installation;
 use kafka::{Kafka, client, consume_all, create_topic, produce_lines, unique};
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,21 +27,41 @@ fn settings() -> Vec<String> {
     ["model.rank=4", "model.regularization=0.3", "generation.max_delay=300ms"].map(str::to_owned).into()
 }
 
-/// One batch of records that are mostly blanks, and which its broker keeps in some kilobytes. Answers what the broker said.
-fn send_bomb(brokers: &str, topic: &str, codec: &str, record: &str) -> Result<(), KafkaError> {
-    let producer: BaseProducer = client(brokers)
+/// What the broker said of each record.
+#[derive(Default)]
+struct Reports(Mutex<Vec<Option<RDKafkaErrorCode>>>);
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let refused = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().expect("a code"));
+        self.0.lock().expect("no test panics here").push(refused);
+    }
+}
+
+/// One batch of records that are mostly blanks, and which its broker keeps in some kilobytes. Answers what the broker said of it.
+fn send_bomb(brokers: &str, topic: &str, codec: &str, record: &str, records: usize) -> Result<(), RDKafkaErrorCode> {
+    let producer: BaseProducer<Reports> = client(brokers)
         .set("compression.type", codec)
         .set("message.max.bytes", "1000000000")
         .set("batch.size", "1000000000")
         .set("linger.ms", "5000")
         .set("queue.buffering.max.kbytes", "2000000")
         .set("message.timeout.ms", "60000")
-        .create()
+        .create_with_context(Reports::default())
         .expect("a producer");
-    for _ in 0..BOMB.0 {
-        producer.send(BaseRecord::<(), str>::to(topic).partition(0).payload(record)).map_err(|(error, _)| error)?;
+    for _ in 0..records {
+        let sent = producer.send(BaseRecord::<(), str>::to(topic).partition(0).payload(record));
+        assert_eq!(sent.map_err(|(error, _)| error), Ok(()));
     }
-    producer.flush(PATIENCE)
+    producer.flush(PATIENCE).expect("everything has its report");
+    let reports = producer.context().0.lock().expect("no test panics here");
+    assert_eq!(reports.len(), records);
+    assert!(reports.iter().all(|report| *report == reports[0]), "one batch, one verdict: {reports:?}");
+    reports[0].map_or(Ok(()), Err)
 }
 
 /// A valid event and an invalid one, both of the greatest length.
@@ -61,7 +83,7 @@ fn batches_that_inflate_are_read_in_bounded_memory() {
     for (at, codec) in ["gzip", "zstd", "lz4"].into_iter().enumerate() {
         // One event that is sent three hundred times.
         let event = blank(&format!(r#"{{"user":"u{at}","item":"i","time":5"#), "}");
-        send_bomb(brokers, &topic, codec, &event).expect("the broker takes it");
+        send_bomb(brokers, &topic, codec, &event, BOMB.0).expect("the broker takes it");
         produce_lines(brokers, &topic, [format!(r#"{{"user":"after {codec}","item":"i"}}"#)]);
     }
     service.start().expect("started");
@@ -75,10 +97,14 @@ fn batches_that_inflate_are_read_in_bounded_memory() {
 
 #[test]
 fn a_broker_that_inflates_itself_refuses_what_inflates() {
-    let (brokers, topic) = (Kafka::shared().brokers(), unique("plain"));
+    let (brokers, topic, other) = (Kafka::shared().brokers(), unique("plain"), unique("as-it-comes"));
     create_topic(brokers, &topic, 1, &[("compression.type", "uncompressed")]);
-    // Flushed is not delivered: what the broker refuses is not in the topic.
-    let _ = send_bomb(brokers, &topic, "gzip", &blank("{", "}"));
+    create_topic(brokers, &other, 1, &[]);
+    // Far above what a batch may have, and little enough for its heap: it inflates the whole batch before it looks at its size.
+    let bomb = |topic: &str| send_bomb(brokers, topic, "gzip", &blank("{", "}"), 20);
+    // That setting is all that keeps it out.
+    assert_eq!(bomb(&other), Ok(()));
+    assert_eq!(bomb(&topic), Err(RDKafkaErrorCode::MessageSizeTooLarge));
     assert_eq!(consume_all(brokers, &topic), []);
     produce_lines(brokers, &topic, [r#"{"user":"u","item":"i"}"#]);
     assert_eq!(consume_all(brokers, &topic).len(), 1);
@@ -120,7 +146,7 @@ fn a_batch_that_cannot_be_read_is_told_and_other_partitions_go_on() {
     let more: Vec<String> = settings().into_iter().chain(limits.map(str::to_owned)).collect();
     let mut service = Installation::make(brokers, &name, dir.path(), &more).expect("topics");
     let topic = service.topic("interactions");
-    send_bomb(brokers, &topic, "zstd", &blank(r#"{"user":"u","item":"i","time":5"#, "}")).expect("the broker takes it");
+    send_bomb(brokers, &topic, "zstd", &blank(r#"{"user":"u","item":"i","time":5"#, "}"), BOMB.0).expect("the broker takes it");
     service.start().expect("started");
     let told = |status: &Value| status["reason"].as_str().is_some_and(|reason| reason.contains("receive.message.max.bytes"));
     service.until("the reason", told).expect("the status says why");

@@ -14,6 +14,8 @@ use super::*;
 use crate::kafka::OutRecord;
 use crate::kafka::admin::{Outlet, follow_topic, read_topic};
 use crate::model::digest::LtHash;
+use crate::run::keyring::Keyring;
+use crate::run::keys::Signer;
 
 struct Broker {
     _cluster: MockCluster<'static, DefaultProducerContext>,
@@ -50,6 +52,7 @@ impl Broker {
             Command::Send(args) => send::run(&self.config, &args),
             Command::Forget(args) => forget::run(&self.config, &args),
             Command::Verify(args) => verify::run(&self.config, &args),
+            Command::Receipt(args) => receipt::run(&self.config, &args),
             other => unreachable!("{other:?}"),
         }
     }
@@ -129,6 +132,33 @@ fn forget_waits_for_its_own_receipts() {
     let error = broker.run(&["forget", "--user", "u8", "--request-id", "late", "--wait", "purged", "--timeout", "3s"]).unwrap_err();
     service.join().unwrap();
     assert!(error.message.starts_with("late has reached erased but not purged within 3s"), "{error}");
+}
+
+/// What somebody put under another key is signed all the same.
+#[test]
+fn a_receipt_of_another_request_is_none_of_this_one() {
+    let (broker, dir) = (Broker::start(), tempfile::tempdir().unwrap());
+    let signer = Signer::open(&dir.path().join("receipts.pem")).unwrap();
+    let keys = dir.path().join("keys.json");
+    std::fs::write(&keys, Keyring::kept(dir.path(), &signer.public(), 1).unwrap().to_json().to_string()).unwrap();
+    let mut outlet = Outlet::new(&client_settings(&broker.config).unwrap()).unwrap();
+    for (asked, named) in [("mine", "mine"), ("swapped", "somebody else's")] {
+        let value = json!({"request_id": named, "status": "purged"}).to_string().into_bytes();
+        let signature = signer.sign(&value).into_bytes();
+        let headers = vec![("key_id", signer.key_id().as_bytes().to_vec()), ("signature", signature)];
+        let topic = broker.config.topics.receipts.clone();
+        outlet.send(&OutRecord { topic, key: Some(asked.as_bytes().to_vec()), value: Some(value), headers }).unwrap();
+    }
+    outlet.flush().unwrap();
+    let (keys, to) = (keys.to_str().unwrap(), dir.path().join("proof"));
+    broker.run(&["receipt", "verify", "mine", "--keys", keys]).unwrap();
+    broker.run(&["receipt", "save", "mine", "--keys", keys, "--to", to.to_str().unwrap()]).unwrap();
+    let of_another = "it is a receipt of another request: \"somebody else's\"";
+    let error = broker.run(&["receipt", "verify", "swapped", "--keys", keys, "--json"]).unwrap_err();
+    assert_eq!((error.exit, error.message.as_str()), (Exit::Failed, of_another));
+    let to = dir.path().join("none");
+    let error = broker.run(&["receipt", "save", "swapped", "--keys", keys, "--to", to.to_str().unwrap()]).unwrap_err();
+    assert_eq!((error.message.as_str(), to.exists()), (of_another, false));
 }
 
 #[test]

@@ -38,16 +38,24 @@ pub struct State {
     pub restored: Restored,
 }
 
+/// Opens the state directory of the configuration, and reads nothing of it yet.
+///
+/// # Errors
+/// Exit 1 when there is none, 4 when it or its hash key is damaged.
+pub fn tables(config: &Config) -> Result<(Tables, HashKey), CliError> {
+    let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
+    let key = hash_key(&*store, config)?;
+    Ok((Tables::reading(store), key))
+}
+
 /// Opens the state directory of the configuration for reading.
 ///
 /// # Errors
 /// Exit 1 when there is none, 4 when it is damaged.
 pub fn state(config: &Config) -> Result<State, CliError> {
-    let store: Arc<dyn Store> = Arc::new(RocksStore::read(&config.store.path)?);
-    let tables = Tables::reading(store.clone());
-    let key = hash_key(&*store, config)?;
+    let (tables, key) = tables(config)?;
     let restored = output::patiently("reading the state", || tables.restore(key))?;
-    Ok(State { store, tables, restored })
+    Ok(State { store: tables.store().clone(), tables, restored })
 }
 
 /// Opens the state directory for its model.

@@ -33,7 +33,7 @@ Examples:
   nepenthe receipt verify 7f3a… --keys keys.json             with keys that you fetched earlier from /v1/keys
   nepenthe receipt verify --file receipt.json --signature receipt.sig --keys key.pem
 
-Exit code 0 when every signature is right, 1 when one is not or there is no receipt.")]
+Exit code 0 when every signature is right and of that request, 1 when one is not or there is no receipt.")]
     Verify(VerifyArgs),
     /// Save the newest receipt of a request, its signature and the key, for openssl or whoever does not trust us
     #[command(after_help = "\
@@ -105,7 +105,7 @@ fn verify(config: &Config, args: &VerifyArgs) -> Result<(), CliError> {
     let findings: Vec<(Signed, Result<(), String>)> = receipts
         .into_iter()
         .map(|signed| {
-            let found = keyring.verify(&signed.key_id, &signed.value, &signed.signature).map_err(|refused| refused.to_string());
+            let found = judge(&keyring, &signed, args.request_id.as_deref());
             (signed, found)
         })
         .collect();
@@ -117,6 +117,18 @@ fn verify(config: &Config, args: &VerifyArgs) -> Result<(), CliError> {
     match findings.iter().find_map(|(_, found)| found.as_ref().err()) {
         Some(refused) => Err(CliError::failed(refused)),
         None => Ok(()),
+    }
+}
+
+/// Whether it is signed, and of the request that was asked for: the key of a record is not.
+fn judge(keyring: &Keyring, signed: &Signed, asked: Option<&str>) -> Result<(), String> {
+    keyring.verify(&signed.key_id, &signed.value, &signed.signature).map_err(|refused| refused.to_string())?;
+    let Some(asked) = asked else { return Ok(()) };
+    let receipt: Value = serde_json::from_slice(&signed.value).unwrap_or_default();
+    match receipt.get("request_id").and_then(Value::as_str) {
+        Some(named) if named == asked => Ok(()),
+        Some(other) => Err(format!("it is a receipt of another request: {other:?}")),
+        None => Err("it is a receipt of no request".to_owned()),
     }
 }
 
@@ -132,7 +144,7 @@ fn save(config: &Config, args: &SaveArgs) -> Result<(), CliError> {
     let keyring = keyring(config, args.keys.as_deref())?;
     let newest = on_topic(config, &args.request_id)?.pop();
     let signed = newest.ok_or_else(|| CliError::failed("the topic holds no such receipt"))?;
-    keyring.verify(&signed.key_id, &signed.value, &signed.signature).map_err(CliError::failed)?;
+    judge(&keyring, &signed, Some(&args.request_id)).map_err(CliError::failed)?;
     write(&keyring, &signed, &args.to)?;
     let at = args.to.display();
     if args.json {

@@ -6,130 +6,147 @@ use std::io::IsTerminal;
 use serde_json::{Value, json};
 
 use super::output::{self, Stream, Table, Tone, colour, count};
-use super::reading::{self, State};
+use super::reading;
 use super::watch::{Look, watch};
 use super::{CliError, StatusArgs, client_settings};
 use crate::config::Config;
-use crate::kafka::admin;
+use crate::kafka::Positions;
+use crate::kafka::admin::Ends;
 use crate::model::Certify;
-use crate::model::factors::Side;
 use crate::model::receipt::{Certificate, Manifest, Status};
 use crate::model::snapshot::data_digest;
 use crate::run::now;
 use crate::run::service::stamp;
+use crate::store::glance::Glance;
+use crate::store::tables::Tables;
 
 /// Prints generation, certificate, pending forgets, lag and sizes, once or again and again.
 ///
 /// # Errors
 /// Exit 1 when there is no state, 4 when it is damaged. A broker that is away only leaves the lag out.
 pub fn run(config: &Config, args: &StatusArgs) -> Result<(), CliError> {
+    let mut brokers = Brokers::default();
     if args.watch {
         let in_place = !args.json && std::io::stdout().is_terminal();
         let (config, json) = (config.clone(), args.json);
-        return watch(args.every, in_place, move || look(&config, json));
+        return watch(args.every, in_place, move || look(&config, &mut brokers, json));
     }
-    let seen = Seen::now(config, args.data_digest)?;
-    if args.json { output::out_json(&seen.status) } else { output::out(&screen(&seen)) }
+    let mut seen = Seen::now(config, &mut brokers)?;
+    if args.data_digest {
+        let hashed = || Ok::<_, CliError>(data_digest(&seen.tables.dictionary()?, &seen.tables)?);
+        seen.status["data_digest"] = json!(output::patiently("hashing the interactions", hashed)?);
+    }
+    if args.json { output::out_json(&seen.with_names()?) } else { output::out(&screen(&seen)) }
 }
 
-/// One look at everything.
+/// One look at everything but the model.
 struct Seen {
-    state: State,
+    tables: Tables,
+    glance: Glance,
     lag: BTreeMap<String, Option<i64>>,
     status: Value,
 }
 
 impl Seen {
-    fn now(config: &Config, with_digest: bool) -> Result<Seen, CliError> {
-        let state = reading::state(config)?;
-        let digest = || data_digest(&state.restored.dictionary, &state.tables);
-        let digest = with_digest.then(|| output::patiently("hashing the interactions", digest)).transpose()?;
-        let lag = output::patiently("asking the broker", || lag(config, &state));
-        let status = summary(&state, &lag, digest)?;
-        Ok(Seen { state, lag, status })
+    fn now(config: &Config, brokers: &mut Brokers) -> Result<Seen, CliError> {
+        let (tables, _) = reading::tables(config)?;
+        let glance = output::patiently("reading the state", || tables.glance())?;
+        let lag = output::patiently("asking the broker", || brokers.lag(config, &glance.positions));
+        let status = summary(&tables, &glance, &lag)?;
+        Ok(Seen { tables, glance, lag, status })
+    }
+
+    /// For programs, who also get what costs a scan of all names.
+    fn with_names(mut self) -> Result<Value, CliError> {
+        let [users, items] = output::patiently("counting names", || self.tables.named())?;
+        self.status["stored"] = json!({"users": users, "items": items});
+        Ok(self.status)
     }
 }
 
-fn look(config: &Config, json: bool) -> Result<Look, CliError> {
-    let mut seen = Seen::now(config, false)?;
+fn look(config: &Config, brokers: &mut Brokers, json: bool) -> Result<Look, CliError> {
+    let mut seen = Seen::now(config, brokers)?;
     // To the second: nobody reads more, and the lines are equally long.
     let at = stamp(now() / 1000 * 1000);
     if json {
         seen.status["time"] = json!(at);
-        return Ok(Look { screen: String::new(), line: seen.status.to_string() });
+        return Ok(Look { screen: String::new(), line: seen.with_names()?.to_string() });
     }
     let ends = output::paint(&format!("{at}, Ctrl-C ends it"), Tone::Faint, colour(Stream::Out));
     Ok(Look { screen: format!("{}\n{ends}\n", screen(&seen)), line: line(&seen, &at) })
 }
 
 /// What changes, in one line.
-fn line(Seen { state, lag, status }: &Seen, at: &str) -> String {
-    let model = state.restored.current.as_ref().map(|current| &current.manifest);
-    let model = model.map_or("no generation yet".to_owned(), |manifest| {
+fn line(Seen { glance, lag, .. }: &Seen, at: &str) -> String {
+    let model = glance.manifest.as_ref().map_or("no generation yet".to_owned(), |manifest| {
         let Certificate { residual, .. } = manifest.certificate;
         let judged = if manifest.certificate.holds() { "certified" } else { "above the tolerance" };
         format!("generation {} {judged} at {residual:.1e}", manifest.generation)
     });
-    let waiting = count(state.restored.waiting.len() as u64);
-    let unpurged = count(status["forgets"]["pending"]["published"].as_u64().unwrap_or(0));
+    let (waiting, unpurged) = (count(glance.waiting()), count(glance.unpurged()));
     let behind = lag.values().copied().sum::<Option<i64>>().map_or("unknown".to_owned(), |behind| count(behind.unsigned_abs()));
-    format!("{at}  {model}, forgets {waiting} pending, {unpurged} to purge, lag {behind}, outbox {}", status["outbox"])
+    format!("{at}  {model}, forgets {waiting} pending, {unpurged} to purge, lag {behind}, outbox {}", glance.outbox)
 }
 
-/// Records that are not stored yet, per topic; `None` where the broker did not answer.
-fn lag(config: &Config, state: &State) -> BTreeMap<String, Option<i64>> {
-    let mut lag = BTreeMap::new();
-    for topic in [&config.topics.interactions, &config.topics.forgets] {
-        let ends = client_settings(config).ok().and_then(|settings| admin::end_offsets(&settings, topic).ok());
-        let behind = ends.map(|ends| {
-            let stored = |at| state.restored.positions.get(at).copied().unwrap_or(0);
-            ends.iter().map(|(at, end)| (end - stored(at)).max(0)).sum()
-        });
-        lag.insert(topic.clone(), behind);
+/// Asked again over the same connection for as long as they answer.
+#[derive(Default)]
+struct Brokers(Option<Ends>);
+
+impl Brokers {
+    /// Records that are not stored yet, per topic; `None` where the broker did not answer.
+    fn lag(&mut self, config: &Config, stored: &Positions) -> BTreeMap<String, Option<i64>> {
+        let mut lag = BTreeMap::new();
+        for topic in [&config.topics.interactions, &config.topics.forgets] {
+            let behind = self.ends(config, topic).map(|ends| {
+                let stored = |at| stored.get(at).copied().unwrap_or(0);
+                ends.iter().map(|(at, end)| (end - stored(at)).max(0)).sum()
+            });
+            lag.insert(topic.clone(), behind);
+        }
+        lag
     }
-    lag
+
+    fn ends(&mut self, config: &Config, topic: &str) -> Option<Positions> {
+        let asked = match self.0.take() {
+            Some(asked) => asked,
+            None => Ends::open(client_settings(config).ok()?).ok()?,
+        };
+        let ends = asked.of(topic).ok()?;
+        self.0 = Some(asked);
+        Some(ends)
+    }
 }
 
-fn summary(state: &State, lag: &BTreeMap<String, Option<i64>>, digest: Option<String>) -> Result<Value, CliError> {
-    let restored = &state.restored;
-    let manifest = restored.current.as_ref().map(|current| &current.manifest);
-    let mut pending: BTreeMap<&str, u64> = BTreeMap::new();
-    for request in restored.waiting.values() {
-        *pending.entry(request.receipt.status.name()).or_default() += 1;
-    }
-    pending.insert(Status::Published.name(), state.tables.unpurged()?.len() as u64);
-    let named = |side| restored.dictionary.names(side).iter().flatten().count();
-    let sizes: BTreeMap<&str, u64> = state.store.sizes().into_iter().map(|(family, bytes)| (family.name(), bytes)).collect();
-    let mut status = json!({
-        "generation": manifest.map(|manifest| manifest.generation),
-        "manifest": manifest,
-        "stored": {"users": named(Side::User), "items": named(Side::Item)},
+fn summary(tables: &Tables, glance: &Glance, lag: &BTreeMap<String, Option<i64>>) -> Result<Value, CliError> {
+    let pending = glance.requests.iter().filter(|(status, _)| **status < Status::Published);
+    let mut pending: BTreeMap<&str, u64> = pending.map(|(status, count)| (status.name(), *count)).collect();
+    pending.insert(Status::Published.name(), glance.unpurged());
+    let sizes: BTreeMap<&str, u64> = tables.store().sizes().into_iter().map(|(family, bytes)| (family.name(), bytes)).collect();
+    Ok(json!({
+        "generation": glance.manifest.as_ref().map(|manifest| manifest.generation),
+        "manifest": glance.manifest,
         "forgets": {"pending": pending},
-        "fences": restored.fences.len(),
-        "backups": state.tables.backups(0)?,
-        "restoring": state.tables.comeback()?.is_some(),
+        "fences": glance.fences,
+        "backups": tables.backups(0)?,
+        "restoring": tables.comeback()?.is_some(),
         "lag": lag,
-        "outbox": state.tables.backlog()?.rows,
+        "outbox": glance.outbox,
         "store_bytes": sizes,
-    });
-    if let Some(digest) = digest {
-        status["data_digest"] = json!(digest);
-    }
-    Ok(status)
+    }))
 }
 
-fn screen(Seen { state, lag, status }: &Seen) -> String {
+fn screen(Seen { tables, glance, lag, status }: &Seen) -> String {
     let mut table = Table::new(&["", ""]);
     let mut row = |name: &str, value: String, tone| table.row([(name.to_owned(), Tone::Faint), (value, tone)]);
-    match state.restored.current.as_ref().map(|current| &current.manifest) {
+    match &glance.manifest {
         None => row("generation", "none yet".to_owned(), Tone::Strong),
         Some(manifest) => model_rows(manifest, &mut row),
     }
-    let waiting = state.restored.waiting.len() as u64;
+    let waiting = glance.waiting();
     row("forgets pending", count(waiting), if waiting > 0 { Tone::Strong } else { Tone::Good });
-    let unpurged = status["forgets"]["pending"]["published"].as_u64().unwrap_or(0);
+    let unpurged = glance.unpurged();
     row("forgets to purge", count(unpurged), if unpurged > 0 { Tone::Plain } else { Tone::Good });
-    row("fences", count(state.restored.fences.len()), Tone::Plain);
+    row("fences", count(glance.fences), Tone::Plain);
     if status["restoring"] == true {
         row("restored", "not caught up with later forgets: nothing is served".to_owned(), Tone::Bad);
     }
@@ -141,8 +158,8 @@ fn screen(Seen { state, lag, status }: &Seen) -> String {
         let value = behind.map_or("the broker does not answer".to_owned(), |behind| count(behind.unsigned_abs()));
         row(&format!("lag {topic}"), value, if behind.is_none() { Tone::Strong } else { Tone::Plain });
     }
-    row("outbox", status["outbox"].to_string(), Tone::Plain);
-    let bytes: u64 = state.store.sizes().iter().map(|(_, bytes)| bytes).sum();
+    row("outbox", glance.outbox.to_string(), Tone::Plain);
+    let bytes: u64 = tables.store().sizes().iter().map(|(_, bytes)| bytes).sum();
     row("store", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)), Tone::Plain);
     if let Some(digest) = status["data_digest"].as_str() {
         row("data digest", digest.to_owned(), Tone::Plain);

@@ -27,7 +27,8 @@ pub struct Look {
 /// any more. It looks on a thread of its own: a broker that does not answer must not keep Ctrl-C from ending it.
 ///
 /// # Errors
-/// Whatever the first look fails with, and a stdout that cannot take it. A later look that fails is told and tried again.
+/// Whatever the first look fails with, a stdout that cannot take it, and a look that panics. A later look that fails is told and
+/// tried again.
 pub fn watch(every: Duration, in_place: bool, mut look: impl FnMut() -> Result<Look, CliError> + Send + 'static) -> Result<(), CliError> {
     let mut signals = Signals::new().map_err(|error| CliError::failed(format!("cannot listen for signals: {error}")))?;
     let (sender, mut looks) = channel(1);
@@ -40,7 +41,16 @@ pub fn watch(every: Duration, in_place: bool, mut look: impl FnMut() -> Result<L
     let mut picture = Picture { in_place, height: 0 };
     let mut first = true;
     let mut shown = Ok(());
-    while let Some(look) = signals.or(&mut looks) {
+    let mut ended = Ok(());
+    loop {
+        let look = match signals.or(&mut looks) {
+            Next::Look(look) => look,
+            Next::Signal => break,
+            Next::Nothing => {
+                ended = Err(CliError::failed("cannot look any more: a look panicked, as is said above"));
+                break;
+            }
+        };
         match look {
             Ok(look) => shown = picture.show(&mut io::stdout().lock(), &look),
             Err(error) if first => return Err(error),
@@ -60,7 +70,7 @@ pub fn watch(every: Duration, in_place: bool, mut look: impl FnMut() -> Result<L
         // A terminal that is gone has no cursor to give back.
         let _ = io::stdout().lock().write_all(CURSOR.as_bytes());
     }
-    output::written(shown)
+    ended.and(output::written(shown))
 }
 
 struct Picture {
@@ -92,6 +102,14 @@ impl Picture {
     }
 }
 
+/// What a watch goes on with.
+enum Next<T> {
+    Look(T),
+    Signal,
+    /// Nobody looks any more.
+    Nothing,
+}
+
 /// What ends a watch.
 struct Signals {
     runtime: tokio::runtime::Runtime,
@@ -110,14 +128,14 @@ impl Signals {
     }
 
     /// The next of `looks`, unless a signal comes first.
-    fn or<T>(&mut self, looks: &mut Receiver<T>) -> Option<T> {
+    fn or<T>(&mut self, looks: &mut Receiver<T>) -> Next<T> {
         let Signals { runtime, interrupt, terminate } = self;
         runtime.block_on(async {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => None,
-                _ = terminate.recv() => None,
-                look = looks.recv() => look,
+                _ = interrupt.recv() => Next::Signal,
+                _ = terminate.recv() => Next::Signal,
+                look = looks.recv() => look.map_or(Next::Nothing, Next::Look),
             }
         })
     }
@@ -147,6 +165,17 @@ mod tests {
     fn the_first_look_that_fails_ends_it() {
         let refused = watch(Duration::from_secs(60), false, || Err(CliError::failed("there is no state")));
         assert_eq!(refused.unwrap_err().message, "there is no state");
+    }
+
+    #[test]
+    fn a_look_that_panics_ends_it_with_an_error() {
+        let mut looks = 0;
+        let broken = watch(Duration::ZERO, false, move || {
+            looks += 1;
+            assert!(looks < 2, "for this test");
+            Ok(look("a\n"))
+        });
+        assert!(broken.unwrap_err().message.contains("cannot look any more"));
     }
 
     #[test]

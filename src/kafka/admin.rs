@@ -10,7 +10,7 @@ mod tests;
 pub use outlet::{Outlet, OutletError};
 pub use plan::{Difference, Need, Role, Setting, TopicPlan};
 pub use proof::{Finding, HEARTBEAT, ProofError, Prover, Question};
-pub use reader::{ReadError, TopicRecord, Watermarks, end_offsets, follow_topic, read_topic, watermarks};
+pub use reader::{Ends, ReadError, TopicRecord, Watermarks, end_offsets, follow_topic, read_topic, watermarks};
 
 use std::collections::BTreeMap;
 use std::future::Future;

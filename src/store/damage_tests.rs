@@ -13,7 +13,7 @@ use crate::model::step::{History, Input, Range};
 use crate::model::unlearn::Unwatched;
 use crate::model::{Certify, Objective, Params};
 
-fn key() -> HashKey {
+pub(super) fn key() -> HashKey {
     HashKey::new([5; 32])
 }
 
@@ -34,7 +34,7 @@ fn params() -> Params {
 }
 
 /// A state with a generation, a waiting request, fences, residue and an outbox.
-fn state() -> Arc<MemoryStore> {
+pub(super) fn state() -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::default());
     let mut tables = Tables::new(store.clone(), Objective::Explicit, &key()).unwrap();
     let topics = InputTopics { interactions: "i".to_owned(), forgets: "f".to_owned() };

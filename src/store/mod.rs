@@ -5,6 +5,7 @@ mod behind;
 mod columns;
 pub mod erasure;
 mod format;
+pub mod glance;
 pub mod memory;
 pub mod residue;
 pub mod rocks;

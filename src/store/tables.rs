@@ -243,7 +243,11 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn dictionary(&self) -> Result<Dictionary, StoreError> {
+    /// All names, under their numbers.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] names the first row that cannot be read.
+    pub fn dictionary(&self) -> Result<Dictionary, StoreError> {
         let mut dictionary = Dictionary::default();
         let given = self.given()?;
         each(&*self.store, Family::Identities, |key, value| {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -57,7 +58,33 @@ pub enum ReadError {
 pub(super) struct Reader<'a> {
     settings: &'a ClientSettings,
     topic: &'a str,
-    consumer: BaseConsumer<Plain>,
+    consumer: Arc<BaseConsumer<Plain>>,
+}
+
+/// Asks again and again where topics end, over one connection. Whom it gets no answer from, it should not be asked about again:
+/// what its client has heard of a trouble stays with it.
+pub struct Ends {
+    settings: ClientSettings,
+    consumer: Arc<BaseConsumer<Plain>>,
+}
+
+impl Ends {
+    /// # Errors
+    /// [`ReadError`] for settings of which no client can be made.
+    pub fn open(settings: ClientSettings) -> Result<Ends, ReadError> {
+        let consumer = Reader::open(&settings, "", Seen::Committed)?.consumer;
+        Ok(Ends { settings, consumer })
+    }
+
+    /// As [`end_offsets`].
+    ///
+    /// # Errors
+    /// As [`end_offsets`].
+    pub fn of(&self, topic: &str) -> Result<Positions, ReadError> {
+        // The client's log waits in a queue until somebody polls; nothing is assigned, so nothing else comes.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        Reader { settings: &self.settings, topic, consumer: self.consumer.clone() }.ends()
+    }
 }
 
 /// Where each partition of a topic ends: the next offset to be written.
@@ -188,7 +215,7 @@ impl<'a> Reader<'a> {
         let consumer = reader_config(settings, seen)?
             .create_with_context(Plain::default())
             .map_err(|error| creation_error("consumer", settings, error))?;
-        Ok(Reader { settings, topic, consumer })
+        Ok(Reader { settings, topic, consumer: Arc::new(consumer) })
     }
 
     fn error(&self, what: &'static str, error: KafkaError) -> ReadError {

@@ -66,6 +66,17 @@ fn a_follower_goes_on_where_the_reader_stopped() {
 }
 
 #[test]
+fn one_connection_tells_of_several_topics_again_and_again() {
+    let cluster = Cluster::new(&[("t", 1), ("other", 2)]);
+    let ends = Ends::open(cluster.settings(&[])).unwrap();
+    assert_eq!(ends.of("t").unwrap(), [(place("t", 0), 0)].into());
+    cluster.fill("t", 0..10);
+    assert_eq!(ends.of("t").unwrap(), [(place("t", 0), 10)].into());
+    assert_eq!(ends.of("other").unwrap(), [(place("other", 0), 0), (place("other", 1), 0)].into());
+    assert!(matches!(ends.of("absent"), Err(ReadError::Missing { .. })));
+}
+
+#[test]
 fn a_missing_topic_is_named_with_the_remedy() {
     let cluster = Cluster::new(&[("t", 1)]);
     let error = end_offsets(&cluster.settings(&[]), "absent").unwrap_err().to_string();
