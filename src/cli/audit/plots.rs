@@ -135,7 +135,10 @@ pub fn distances(body: &mut String, at: usize, case: &Case) {
             found.users_of, found.users
         )
     } else {
-        format!("All {} users were compared.", found.users)
+        match found.users {
+            1 => "The one user was compared.".to_owned(),
+            users => format!("All {users} users were compared."),
+        }
     };
     let fixed = &case.fixed_point;
     let used = fixed.effective_rank.map_or("unknown".to_owned(), |used| used.to_string());
