@@ -16,4 +16,6 @@ pub mod model;
 #[cfg(test)]
 mod reference;
 pub mod run;
+#[cfg(test)]
+mod schemas;
 pub mod store;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nepenthe::model::splitmix::SplitMix64;
 use serde_json::json;
 
 use super::kafka;
@@ -22,26 +23,22 @@ const REST: Duration = Duration::from_millis(40);
 /// Longest time that brokers may be away while records wait for them.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// What is left to chance.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub struct Dice(SplitMix64);
 
 impl Dice {
     pub fn new(seed: u64) -> Dice {
-        Dice(seed)
+        Dice(SplitMix64::new(seed))
     }
 
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// In 0..n.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+        self.0.below(n)
     }
 
     /// Between two numbers of milliseconds.

@@ -21,6 +21,7 @@ use super::factors::{Factors, Table};
 use super::kernel;
 use super::lanczos::{self, Operator, Triplet};
 use super::ratings::{Ratings, Rows};
+use super::splitmix::mixed;
 
 /// Products with M̃ and with its transpose in one search.
 const STEPS: usize = 48;
@@ -156,12 +157,9 @@ pub(super) fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
     (0..rows.len()).step_by(size).map(|first| first..(first + size).min(rows.len())).collect()
 }
 
-/// A number in ±1 that depends on the row alone (the finaliser of SplitMix64).
+/// A number in ±1 that depends on the row alone.
 fn noise(row: usize) -> f64 {
-    let mut word = (row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((word ^ word >> 31) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    (mixed((row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
 /// M̃, of users × items: what observed pairs add, in the order of the users' rows, and `−a0 Ũ Ṽᵀ` in factors.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::schemas;
+use crate::schemas;
 
 fn origin(kind: Kind, objective: Objective) -> Origin<'static> {
     Origin { topic: "t", partition: 3, offset: 9, timestamp: Some(1_000_000), kind, objective }

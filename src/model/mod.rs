@@ -29,9 +29,8 @@ mod reach;
 pub mod receipt;
 pub mod recommend;
 mod schedule;
-#[cfg(test)]
-pub(crate) mod schemas;
 pub mod snapshot;
+pub mod splitmix;
 pub mod step;
 pub mod unlearn;
 pub mod verdict;

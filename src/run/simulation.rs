@@ -337,7 +337,7 @@ pub(in crate::run) fn bits(factors: &Factors) -> Vec<(Side, usize, Vec<u64>)> {
 
 /// The digest and the newest manifest that a reader of the topics arrives at.
 pub(in crate::run) fn reader(world: &World) -> (String, Manifest) {
-    crate::model::schemas::hold_outputs(&world.outputs);
+    crate::schemas::hold_outputs(&world.outputs);
     let manifests = &world.outputs["generations"];
     let manifest: Manifest = serde_json::from_slice(manifests.last().unwrap().value.as_ref().unwrap()).unwrap();
     let upto = manifest.upto.get(&0).copied().unwrap_or(0) as usize;

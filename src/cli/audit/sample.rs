@@ -9,6 +9,7 @@ use crate::model::Millis;
 use crate::model::dictionary::Dictionary;
 use crate::model::factors::Side;
 use crate::model::ratings::{Ratings, Rows};
+use crate::model::splitmix::{SplitMix64, mixed};
 
 /// Items in one request, so that it fits into a record.
 const ITEMS_PER_REQUEST: usize = 1000;
@@ -218,15 +219,9 @@ pub fn smallest<T: Ord>(all: impl Iterator<Item = T>, n: usize) -> Vec<T> {
 }
 
 /// A place in the order of chance of two numbers: equal for equal arguments, spread evenly else.
-///
-/// Source: the finalizer of SplitMix64 (Steele, Lea, Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014).
 pub fn priority(seed: u64, a: u32, b: u32) -> u64 {
-    let mix = |mut z: u64| {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    mix(mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ mix((u64::from(a) << 32 | u64::from(b)).wrapping_add(0x9e37_79b9_7f4a_7c15)))
+    let first = |seed| SplitMix64::new(seed).bits();
+    mixed(first(seed) ^ first(u64::from(a) << 32 | u64::from(b)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::sync::{LazyLock, Mutex};
 use regex_lite::Regex;
 use serde_json::{Map, Value};
 
-use super::Objective;
-use super::event::{Event, Kind, Origin, Refusal};
 use crate::kafka::OutRecord;
+use crate::model::Objective;
+use crate::model::event::{Event, Kind, Origin, Refusal};
 
 /// A schema, and how the code is held to it.
 pub(crate) struct Schema {
@@ -22,7 +22,7 @@ pub(crate) struct Schema {
 macro_rules! schema {
     ($name:ident, $file:literal, $closed:expr) => {
         pub(crate) static $name: LazyLock<Schema> = LazyLock::new(|| Schema {
-            value: serde_json::from_str(include_str!(concat!("../../schemas/", $file, ".schema.json"))).unwrap(),
+            value: serde_json::from_str(include_str!(concat!("../schemas/", $file, ".schema.json"))).unwrap(),
             closed: $closed,
         });
     };
