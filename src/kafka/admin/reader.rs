@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Headers;
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -174,6 +174,18 @@ fn listen(consumer: &BaseConsumer<Plain>) -> &Trouble {
     &consumer.context().trouble
 }
 
+/// Does a broker say with this code that it does not know the partition, or does not lead it?
+fn is_unheard_of(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UnknownPartition
+            | Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+    )
+}
+
 /// What the brokers know of one topic, or of all. Gives up early where two looks in a row met nothing but refusals: one may be a
 /// broker that restarts.
 fn metadata(consumer: &BaseConsumer<Plain>, topic: Option<&str>) -> KafkaResult<Metadata> {
@@ -242,9 +254,15 @@ impl<'a> Reader<'a> {
     }
 
     fn watermarks(&self) -> Result<Watermarks, ReadError> {
-        let marks = |place: (String, i32)| {
-            let marks = self.consumer.fetch_watermarks(self.topic, place.1, ANSWER);
-            Ok((place, marks.map_err(|error| self.error("ask for the end of a partition", error))?))
+        let until = now() + ANSWER;
+        let marks = |place: (String, i32)| loop {
+            match self.consumer.fetch_watermarks(self.topic, place.1, ANSWER) {
+                // Metadata has just told of it: of a new topic they know before the leaders do.
+                Err(error) if now() < until && error.rdkafka_error_code().is_some_and(is_unheard_of) => {
+                    listen(&self.consumer);
+                }
+                marks => return Ok((place, marks.map_err(|error| self.error("ask for the end of a partition", error))?)),
+            }
         };
         self.partitions()?.into_iter().map(marks).collect()
     }

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
 use super::super::Positions;
 use super::super::mock::{Cluster, text};
 use super::*;
@@ -117,4 +119,14 @@ fn brokers_that_are_away_are_named() {
     let nobody = ClientSettings { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: BTreeMap::new() };
     let error = ensure_topics(&nobody, &[], true).unwrap_err().to_string();
     assert!(error.contains("127.0.0.1:1") && error.contains("are they up"), "{error}");
+}
+
+/// Metadata knows of a new topic before the leaders of its partitions do.
+#[test]
+fn a_leader_that_has_not_heard_of_its_partition_is_asked_again() {
+    let cluster = Cluster::new(&[("new", 1)]);
+    cluster.fill("new", 0..3);
+    let unheard = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART; 6];
+    cluster.mock.request_errors(RDKafkaApiKey::ListOffsets, &unheard);
+    assert_eq!(end_offsets(&cluster.settings(&[]), "new").unwrap(), [(place("new", 0), 3)].into());
 }
