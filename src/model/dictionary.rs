@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_one_number_and_a_number_one_name() {
+        let long = "n".repeat(SHORT + 1);
+        for name in ["a", &long] {
+            let mut names = Dictionary::default();
+            names.restore(Side::User, 3, name);
+            names.restore(Side::User, 7, name);
+            assert_eq!((names.get(Side::User, name), names.name(Side::User, 3)), (Some(7), None), "it moved");
+            names.restore(Side::User, 7, "b");
+            assert_eq!((names.get(Side::User, name), names.get(Side::User, "b")), (None, Some(7)), "it was replaced");
+            assert_eq!(names.assign(Side::User, name), Ok((8, true)));
+        }
+    }
+
+    #[test]
     fn a_number_is_never_given_twice() {
         let mut names = Dictionary::default();
         assert_eq!(names.assign(Side::User, "a"), Ok((0, true)));
