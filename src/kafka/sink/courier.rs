@@ -15,7 +15,7 @@ use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creatio
 use super::super::{Claim, OutRecord, Parcel, Parceled, Positions};
 use super::tally::{Ledger, Tally};
 
-/// How long one poll for delivery reports lasts: the delay that it can add to a parcel.
+/// Time between two polls for delivery reports: the delay that it can add to a parcel.
 const POLL: Duration = Duration::from_millis(2);
 /// How long one transaction call waits before we look whether to stop.
 const STEP: Duration = Duration::from_secs(5);
@@ -43,6 +43,15 @@ pub(super) enum DeliveryError {
     Superseded(String),
     #[error("the process is stopping")]
     Stopping,
+}
+
+/// Waits for delivery reports, asleep: a poll with a timeout goes on until it is over, and spins for its last millisecond.
+fn wait(producer: &BaseProducer<Ledger>) {
+    let before = producer.context().settled();
+    producer.poll(Duration::ZERO);
+    if producer.context().settled() == before {
+        std::thread::sleep(POLL);
+    }
 }
 
 pub(super) struct Courier {
@@ -177,7 +186,7 @@ impl Courier {
             queued += 1;
         }
         while producer.context().settled() < queued {
-            producer.poll(POLL);
+            wait(producer);
             self.check(producer, queued)?;
         }
         Ok(producer.context().read().clone())
@@ -202,7 +211,7 @@ impl Courier {
                 return Err(DeliveryError::Queue { topic: record.topic.clone(), bytes, reason });
             }
             // Room comes with acknowledgements, or with the time-out of what is queued.
-            producer.poll(POLL);
+            wait(producer);
             self.check(producer, queued)?;
         }
         Ok(())
@@ -242,7 +251,7 @@ impl Courier {
         producer.purge(PurgeConfig::default().queue().inflight());
         let started = now();
         while producer.in_flight_count() > 0 && started.elapsed() < STEP {
-            producer.poll(POLL);
+            wait(&producer);
         }
         let fatal = producer.client().fatal_error();
         if std::mem::take(&mut self.in_transaction)
