@@ -88,6 +88,40 @@ fn total_by_hand(half: &Half<'_>, solved: &Table, others: usize) -> Swept {
     swept
 }
 
+/// Two collapsed directions, whose products f32 cannot hold: they are left at zero, and the others are as they would be
+/// without them.
+#[test]
+fn a_collapsed_direction_costs_the_others_nothing() {
+    let (rank, ratings) = (18, world());
+    for objective in OBJECTIVES {
+        let weights = Weights::new(&params(objective, rank), ratings.mean());
+        let live = |row: usize| ratings.items.degree(row) > 0;
+        let narrow = table(Side::Item, ratings.items.len(), rank - 2, live);
+        let mut wide = Table::new(rank);
+        for row in narrow.rows() {
+            let tiny = [1e-21 * (row as f64).sin(), 1e-24];
+            wide.set(row, &[narrow.raw(row), &tiny[..]].concat());
+        }
+        let solved = |fixed: &Table, precision| {
+            let half = Half { side: Side::User, rows: &ratings.users, fixed, weights: &weights };
+            let mut solved = table(Side::User, ratings.users.len(), fixed.rank(), |_| false);
+            for _ in 0..2 {
+                half_sweep(Arch::new(), half, precision, &mut solved, fixed.count()).unwrap();
+            }
+            solved
+        };
+        for precision in [Precision::Single, Precision::Mixed] {
+            let (solved, plain) = (solved(&wide, precision), solved(&narrow, precision));
+            for user in 0..solved.len() {
+                let (used, collapsed) = solved.raw(user).split_at(rank - 2);
+                assert_eq!(collapsed, [0.0; 2], "{objective:?}, {precision:?}, user {user}");
+                let apart = used.iter().zip(plain.raw(user)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                assert!(apart < if precision == Precision::Single { 1e-4 } else { 1e-8 }, "{objective:?}, {precision:?}: {apart}");
+            }
+        }
+    }
+}
+
 /// Every path, precision, objective and rank: what a half-sweep says is the definition, what it leaves is solved as
 /// exactly as its precision promises, and a second time f64 residuals take it to the rounding of f64.
 #[test]

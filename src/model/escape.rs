@@ -15,13 +15,13 @@ use faer::{Mat, Side as Triangle};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::als::{self, Weights};
+use super::als::Weights;
 use super::certificate::{RANK_CUTOFF, ZERO};
 use super::factors::{Factors, Table};
-use super::kernel;
 use super::lanczos::{self, Operator, Triplet};
 use super::ratings::{Ratings, Rows};
 use super::splitmix::mixed;
+use super::subspace::Spectrum;
 
 /// Products with M̃ and with its transpose in one search.
 const STEPS: usize = 48;
@@ -157,6 +157,18 @@ pub(super) fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
     (0..rows.len()).step_by(size).map(|first| first..(first + size).min(rows.len())).collect()
 }
 
+/// `x · y`, in eight sums that do not wait for each other.
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    let (x, y) = (x.chunks(8), y.chunks(8));
+    let mut sums = [0.0; 8];
+    for (x, y) in x.zip(y) {
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += x * y;
+        }
+    }
+    sums.iter().sum()
+}
+
 /// A number in ±1 that depends on the row alone.
 fn noise(row: usize) -> f64 {
     (mixed((row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
@@ -187,7 +199,7 @@ impl<'a> Gradient<'a> {
                     let (columns, values) = ratings.users.row(row);
                     for (&column, value) in columns.iter().zip(values) {
                         let scale = scales[0][row] * scales[1][column as usize];
-                        let x: f64 = factors.users.raw(row).iter().zip(factors.items.raw(column as usize)).map(|(u, v)| u * v).sum();
+                        let x = dot(factors.users.raw(row), factors.items.raw(column as usize));
                         observed.push((scale * weights.pull(value, x)) as f32);
                         reach += (weights.target(value) / scale).powi(2);
                         rounding = rounding.max(f64::EPSILON * scale * weights.pair(value).1.abs());
@@ -226,8 +238,7 @@ impl<'a> Gradient<'a> {
         }
         let shares = gathered(other, &scaled(x, other_scales));
         out.par_iter_mut().enumerate().for_each(|(row, out)| {
-            let product: f64 = table.raw(row).iter().zip(&shares).map(|(x, share)| x * share).sum();
-            *out -= self.unobserved * scales[row] * product;
+            *out -= self.unobserved * scales[row] * dot(table.raw(row), &shares);
         });
     }
 }
@@ -310,15 +321,12 @@ impl Directions {
     /// `None` when a decomposition does not converge.
     fn new(arch: Arch, factors: &Factors, gradient: &Gradient<'_>) -> Option<Directions> {
         let k = factors.users.rank();
-        let grams = [dense_gram(arch, &factors.users, &gradient.scales[0]), dense_gram(arch, &factors.items, &gradient.scales[1])];
-        // Both are equal where the factors are stationary.
-        let mean = (&grams[0] + &grams[1]).self_adjoint_eigen(Triangle::Lower).ok()?;
-        let size = |at: usize| mean.S()[at] / 2.0;
-        let largest = (0..k).map(size).fold(ZERO * gradient.reach, f64::max);
+        let spectrum = Spectrum::of(arch, factors, &gradient.scales)?;
+        let largest = spectrum.largest().max(ZERO * gradient.reach);
         // Ascending, as the decomposition gives them.
-        let (used, collapsed): (Vec<usize>, Vec<usize>) = (0..k).partition(|&at| size(at) > RANK_CUTOFF * largest);
-        let vector = |at: usize| -> Vec<f64> { (0..k).map(|i| mean.U()[(i, at)]).collect() };
-        let basis = Mat::from_fn(k, used.len(), |i, j| mean.U()[(i, used[j])]);
+        let (used, collapsed): (Vec<usize>, Vec<usize>) = (0..k).partition(|&at| spectrum.size(at) > RANK_CUTOFF * largest);
+        let vector = |at: usize| -> Vec<f64> { spectrum.vectors(&[at]).col_as_slice(0).to_vec() };
+        let basis = spectrum.vectors(&used);
         let inverse = |gram: &Mat<f64>| {
             if used.is_empty() {
                 return Some(Mat::zeros(k, k));
@@ -328,33 +336,11 @@ impl Directions {
             let half = &basis * root;
             Some(&half * half.transpose())
         };
-        Some(Directions { collapsed: collapsed.into_iter().map(vector).collect(), inverse: [inverse(&grams[0])?, inverse(&grams[1])?] })
-    }
-}
-
-/// `Σ λ x xᵀ` over the rows of a table, summed in fixed blocks: a scaled copy of the whole would be another model.
-pub(super) fn dense_gram(arch: Arch, table: &Table, scales: &[f64]) -> Mat<f64> {
-    const ROWS: usize = 2048;
-    let (k, stride) = (table.rank(), kernel::padded(table.rank()));
-    let parts: Vec<Vec<f64>> = table
-        .values()
-        .par_chunks(ROWS * k)
-        .zip(scales.par_chunks(ROWS))
-        .map(|(rows, scales)| {
-            let mut scaled = Table::new(k);
-            scaled.grow(scales.len());
-            for ((out, row), &scale) in scaled.values_mut().chunks_exact_mut(k).zip(rows.chunks_exact(k)).zip(scales) {
-                let scale = if scale > 0.0 { scale } else { 1.0 };
-                out.iter_mut().zip(row).for_each(|(out, x)| *out = x / scale);
-            }
-            als::gram(arch, &scaled)
+        Some(Directions {
+            collapsed: collapsed.into_iter().map(vector).collect(),
+            inverse: [inverse(&spectrum.grams[0])?, inverse(&spectrum.grams[1])?],
         })
-        .collect();
-    let mut gram = vec![0.0; stride * stride];
-    for part in parts {
-        gram.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
-    Mat::from_fn(k, k, |i, j| gram[i.min(j) * stride + i.max(j)])
 }
 
 /// M̃ without the directions in use.
@@ -372,10 +358,8 @@ impl Complement<'_> {
         for _ in 0..2 {
             let shares = gathered(table, &x.iter().enumerate().map(|(row, x)| x * unscale(row)).collect::<Vec<f64>>());
             let shares = &self.directions.inverse[side] * Mat::from_fn(shares.len(), 1, |i, _| shares[i]);
-            x.par_iter_mut().enumerate().for_each(|(row, x)| {
-                let inside: f64 = table.raw(row).iter().enumerate().map(|(i, value)| value * shares[(i, 0)]).sum();
-                *x -= unscale(row) * inside;
-            });
+            let shares = shares.col_as_slice(0);
+            x.par_iter_mut().enumerate().for_each(|(row, x)| *x -= unscale(row) * dot(table.raw(row), shares));
         }
     }
 }

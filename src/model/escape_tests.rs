@@ -4,6 +4,7 @@ use super::*;
 use crate::model::certificate::measure;
 use crate::model::dense::{Dense, OBJECTIVES, dense, params, solved, world};
 use crate::model::factors::Side;
+use crate::model::subspace::dense_gram;
 use crate::model::{Objective, Params};
 
 fn trained(params: &Params, ratings: &Arc<Ratings>) -> (Factors, Weights) {

@@ -93,6 +93,11 @@ impl Table {
         self.values.get_mut()
     }
 
+    /// The same rows, of another length and all zero.
+    pub fn zeros(&self, rank: usize) -> Table {
+        Table { rank, values: Buffer::new(self.len() * rank), live: self.live.clone() }
+    }
+
     /// Makes the table at least `len` rows long.
     pub fn grow(&mut self, len: usize) {
         if len > self.len() {

@@ -10,11 +10,11 @@ use super::fence::Subject;
 use super::job::Quick;
 pub use super::job::{Job, Outcome};
 use super::local;
-use super::play::{Play, Row, fold_user};
+use super::pairs;
 use super::processor::State;
-use super::ratings::{Builder, Changes, Ratings, Refresh};
+use super::ratings::{Changes, Refresh};
 use super::receipt::{Certificate, Counts, Manifest, Model, Request, RequestKey, Status, fitting, instant};
-use super::step::{History, Outgoing, Positions, Range, RowChange};
+use super::step::{History, Outgoing, Positions, RowChange};
 use super::unlearn::Problem;
 use super::{Millis, Objective, Params};
 
@@ -81,7 +81,7 @@ impl State {
     /// Freezes the cut: reads the changed rows from the store and hands out everything that a solve needs. Reading
     /// goes on in the meantime.
     ///
-    /// Costs a scan of the changed users' rows, of everything when these are more than half.
+    /// Costs a scan of those changed users' rows of which something was erased or repeated, or came in masses.
     ///
     /// # Errors
     /// Whatever the store answers; the state is then of no use.
@@ -165,28 +165,16 @@ impl State {
     /// Brings the pairs in memory up to date with the store in the rows of these users, ascending.
     fn refresh<H: History>(&mut self, history: &H, users: &[u32]) -> Result<Changes, H::Error> {
         let objective = self.params.objective;
-        // Many look-ups cost more than a look at everything.
-        let all = users.len() as u64 * 2 > u64::from(self.dictionary.next(Side::User));
+        let (known, unknown) = std::mem::take(&mut self.young).rows(&self.ratings, users, objective);
         let mut refresh = Refresh::new(std::mem::take(&mut self.ratings));
-        if all {
-            let mut left = users;
-            scan_users(history, Range::All, objective, &mut |user| users.binary_search(&user).is_ok(), &mut |user, row| {
-                // Users of whom nothing is left do not come.
-                while let Some((&next, rest)) = left.split_first().filter(|(next, _)| **next < user) {
-                    refresh.put(next, Row::default());
-                    left = rest;
-                }
-                left = &left[1.min(left.len())..];
-                refresh.put(user, row);
-            })?;
-            left.iter().for_each(|&user| refresh.put(user, Row::default()));
-        } else {
-            for &user in users {
-                let mut found = Row::default();
-                scan_users(history, Range::User(user), objective, &mut |_| true, &mut |_, row| found = row)?;
-                refresh.put(user, found);
+        let mut known = known.into_iter().peekable();
+        pairs::read(history, objective, &unknown, |user, row| {
+            while let Some((earlier, row)) = known.next_if(|(earlier, _)| *earlier < user) {
+                refresh.put(earlier, row);
             }
-        }
+            refresh.put(user, row);
+        })?;
+        known.for_each(|(user, row)| refresh.put(user, row));
         let (ratings, changes) = refresh.finish();
         self.ratings = ratings;
         Ok(changes)
@@ -347,43 +335,4 @@ impl State {
         published.requests.sort_unstable_by_key(|(key, _)| *key);
         published
     }
-}
-
-/// Reads all pairs of the store into memory.
-pub(super) fn read_all<H: History>(history: &H, objective: Objective) -> Result<Ratings, H::Error> {
-    let mut builder = Builder::default();
-    scan_users(history, Range::All, objective, &mut |_| true, &mut |user, row| builder.push(user, &row))?;
-    Ok(builder.finish())
-}
-
-/// Visits the rows of users that have plays in the range and are `wanted`, ascending.
-fn scan_users<H: History>(
-    history: &H,
-    range: Range,
-    objective: Objective,
-    wanted: &mut dyn FnMut(u32) -> bool,
-    visit: &mut dyn FnMut(u32, Row),
-) -> Result<(), H::Error> {
-    let (mut plays, mut names): (Vec<Play>, Vec<Box<str>>) = Default::default();
-    let mut at: Option<(u32, bool)> = None;
-    history.plays(range, &mut |play, name| {
-        if at.is_none_or(|(user, _)| user != play.user) {
-            if let Some((user, true)) = at {
-                visit(user, fold_user(&plays, &names, objective));
-            }
-            plays.clear();
-            names.clear();
-            at = Some((play.user, wanted(play.user)));
-        }
-        if let Some((_, true)) = at {
-            plays.push(play);
-            if objective == Objective::Explicit {
-                names.push(name.into());
-            }
-        }
-    })?;
-    if let Some((user, true)) = at {
-        visit(user, fold_user(&plays, &names, objective));
-    }
-    Ok(())
 }

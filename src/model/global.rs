@@ -29,6 +29,7 @@ use super::escape;
 use super::factors::{Factors, Table};
 use super::kernel;
 use super::ratings::{Ratings, Rows};
+use super::subspace;
 
 /// Most rows on the smaller side: `M̃ᵀM̃` and its factorisation take 8 · 20,000² bytes = 3.2 GB, and each try of a bound
 /// 20,000³/3 multiply-adds.
@@ -272,7 +273,7 @@ impl<'a> Scaled<'a> {
     fn low_rank(&self, arch: Arch) -> (Vec<f64>, Vec<f64>) {
         let (k, a0) = (self.short.table.rank(), self.weights.unobserved);
         let inverse: Vec<f64> = self.long.scales.iter().map(|&scale| if scale > 0.0 { scale.recip() } else { 0.0 }).collect();
-        let gram = escape::dense_gram(arch, self.long.table, &inverse);
+        let gram = subspace::dense_gram(arch, self.long.table, &inverse);
         let rows: Vec<(Vec<f64>, Vec<f64>)> = self
             .short
             .table

@@ -75,8 +75,9 @@ fn the_optimum_is_proven_and_a_saddle_is_not() {
         // All of the strongest direction of both sides is gone: with it alternation cannot come back.
         let mut saddle = best.factors.clone();
         let k = params.rank;
-        let gram =
-            escape::dense_gram(Arch::new(), &saddle.items, &vec![1.0; saddle.items.len()]).self_adjoint_eigen(Triangle::Lower).unwrap();
+        let gram = crate::model::subspace::dense_gram(Arch::new(), &saddle.items, &vec![1.0; saddle.items.len()])
+            .self_adjoint_eigen(Triangle::Lower)
+            .unwrap();
         for side in Side::BOTH {
             for row in saddle.side_mut(side).values_mut().chunks_exact_mut(k) {
                 let share: f64 = (0..k).map(|i| row[i] * gram.U()[(i, k - 1)]).sum();

@@ -86,6 +86,12 @@ impl Job {
         !self.requests.is_empty()
     }
 
+    /// How many forgets wait for it.
+    #[cfg(test)]
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
     /// The same job in a process that kept nothing of earlier generations.
     #[cfg(test)]
     pub fn without_memory(&self) -> Job {

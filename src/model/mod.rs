@@ -22,6 +22,7 @@ mod job;
 pub mod kernel;
 pub mod lanczos;
 pub mod local;
+mod pairs;
 pub mod play;
 pub mod processor;
 pub mod ratings;
@@ -32,8 +33,10 @@ mod schedule;
 pub mod snapshot;
 pub mod splitmix;
 pub mod step;
+mod subspace;
 pub mod unlearn;
 pub mod verdict;
+mod young;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;

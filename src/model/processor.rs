@@ -3,20 +3,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::afresh::Afresh;
 use super::dictionary::{Dictionary, NumbersExhausted};
 use super::event::{self, Forget, Refusal, Selector};
 use super::factors::{Factors, Side};
 use super::fence::{self, Fences};
-use super::generation::{Current, read_all};
+use super::generation::Current;
 use super::intake::{Known, Reading};
 use super::local::Base;
+use super::pairs;
 use super::play::{Play, ordered};
 use super::ratings::{Changes, Ratings, Rows};
 use super::reach::{Reach, Wish};
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
 use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Step};
+use super::young::Young;
 use super::{Millis, Objective, Params};
 
 /// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
@@ -52,6 +55,8 @@ pub struct State {
     pub(super) waiting: HashMap<RequestKey, Request>,
     /// Users and items of which data changed since the last freeze.
     pub(super) dirty: [Marks; 2],
+    /// What changed it, as far as it is kept.
+    pub(super) young: Young,
     /// Every name must be checked for data at the next freeze, not only those marked.
     pub(super) recheck: bool,
     /// Events since the last freeze.
@@ -91,7 +96,7 @@ impl State {
         let moved = positions.iter().map(distance).fold(0, u64::saturating_add);
         let same = current.as_ref().is_none_or(|current| current.manifest.model.params == params && current.manifest.certificate.holds());
         let changed = moved.max(u64::from(!same));
-        let ratings = Arc::new(read_all(history, params.objective)?);
+        let ratings = Arc::new(pairs::read_all(history, params.objective, dictionary.next(Side::User))?);
         let solve_seconds = current.as_ref().map_or(0.0, |current| current.manifest.certificate.seconds);
         Ok(State {
             params,
@@ -103,6 +108,7 @@ impl State {
             current,
             waiting,
             dirty: Default::default(),
+            young: Young::default(),
             recheck: true,
             changed,
             since: (moved == 0).then_some(Changes::NONE),
@@ -151,6 +157,11 @@ impl State {
             (0..rows.len() as u32).find(|&row| name(row)).map(|row| (side, row))
         };
         sides.into_iter().find_map(nameless)
+    }
+
+    /// What a solve of everything is expected to take.
+    pub fn solve_time(&self) -> Duration {
+        Duration::try_from_secs_f64(self.solve_seconds).unwrap_or_default()
     }
 
     /// Events that the current generation does not know.
@@ -205,6 +216,7 @@ impl State {
         if !fold.asked.is_empty() {
             self.erase(&mut fold, changed, history).map_err(FoldError::History)?;
         }
+        self.young.add(&fold.step.plays);
         Ok(fold.step)
     }
 
@@ -327,6 +339,7 @@ impl State {
             for play in &plays {
                 self.dirty[Side::User as usize].set(play.user);
                 self.dirty[Side::Item as usize].set(play.item);
+                self.young.erased(play.user);
             }
             self.changed += plays.len() as u64;
             places.into_iter().for_each(|place| step.outbox[place] = Outgoing::Receipt(request.receipt.clone()));

@@ -173,6 +173,11 @@ impl Ratings {
         self.interactions.iter().map(|&n| u64::from(n)).sum()
     }
 
+    /// Interactions behind a user's row.
+    pub fn interactions_of(&self, user: u32) -> u32 {
+        self.interactions.get(user as usize).copied().unwrap_or(0)
+    }
+
     /// Mean of all pair values, summed in f64 in row order; 0 when there are none.
     pub fn mean(&self) -> f64 {
         let (mut sum, mut n) = (0.0, 0u64);

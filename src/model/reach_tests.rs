@@ -1,6 +1,6 @@
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -16,8 +16,8 @@ use crate::model::{Certify, Objective, Params};
 struct Past {
     plays: BTreeSet<Play>,
     requests: BTreeMap<RequestKey, Request>,
-    read: Cell<usize>,
-    ranges: Cell<usize>,
+    read: AtomicUsize,
+    ranges: AtomicUsize,
 }
 
 impl Past {
@@ -34,6 +34,7 @@ impl History for Past {
     fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), Infallible> {
         let (first, last) = match range {
             Range::All => ((0, 0), (u32::MAX, u32::MAX)),
+            Range::Users(from, to) => ((from, 0), (to.map_or(u32::MAX, |to| to - 1), u32::MAX)),
             Range::User(user) => ((user, 0), (user, u32::MAX)),
             Range::Pair(user, item) => ((user, item), (user, item)),
         };
@@ -44,9 +45,9 @@ impl History for Past {
             time: if most { i64::MAX } else { 0 },
             value: if most { u64::MAX } else { 0 },
         };
-        self.ranges.set(self.ranges.get() + 1);
+        self.ranges.fetch_add(1, Ordering::Relaxed);
         for play in self.plays.range(end(first, false)..=end(last, true)) {
-            self.read.set(self.read.get() + 1);
+            self.read.fetch_add(1, Ordering::Relaxed);
             visit(*play, "");
         }
         Ok(())
@@ -190,9 +191,9 @@ fn a_person_is_read_once_however_many_requests_name_them() {
         _ => format!(r#"{{"type":"forget","user":"u1","items":["i{}"],"from":{n},"to":{n},"time":5000}}"#, n % 700),
     };
     let asks: Vec<String> = (0..3_000).map(ask).collect();
-    past.read.set(0);
+    past.read.store(0, Ordering::Relaxed);
     let step = take(&mut state, &mut past, &asks, plays.len());
-    assert_eq!(past.read.get(), 3_000, "each of the interactions once");
+    assert_eq!(past.read.load(Ordering::Relaxed), 3_000, "each of the interactions once");
     assert_eq!(removed(&step), vec![1; 3_000]);
     assert!(past.plays.is_empty());
 }
@@ -203,12 +204,12 @@ fn owners_are_read_once_however_many_things_everybody_forgets() {
     let plays: Vec<String> =
         (0..20_000).map(|n| play(n / 100, n % 100, n, 5)).map(|play| play.replacen('{', r#"{"type":"interaction","#, 1)).collect();
     take(&mut state, &mut past, &plays, 0);
-    past.read.set(0);
-    past.ranges.set(0);
+    past.read.store(0, Ordering::Relaxed);
+    past.ranges.store(0, Ordering::Relaxed);
     // All 200 people are changed and in no frozen pairs: each is looked at for each request, or once for all of them.
     let asks: Vec<String> = (0..99).map(|item| format!(r#"{{"type":"forget","items":["i{item}"],"time":5000}}"#)).collect();
     let step = take(&mut state, &mut past, &asks, plays.len());
-    assert_eq!((past.ranges.get(), past.read.get()), (200, 20_000));
+    assert_eq!((past.ranges.load(Ordering::Relaxed), past.read.load(Ordering::Relaxed)), (200, 20_000));
     assert_eq!(removed(&step), vec![200; 99]);
     assert_eq!(past.plays.len(), 200);
 }

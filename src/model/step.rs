@@ -26,13 +26,15 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     All,
+    /// Of users from this number on, up to but without the other if there is one.
+    Users(u32, Option<u32>),
     User(u32),
     Pair(u32, u32),
 }
 
 /// What the processor may ask of the past: the committed store.
-pub trait History {
-    type Error: std::error::Error;
+pub trait History: Sync {
+    type Error: std::error::Error + Send;
 
     /// Stored plays in ascending order, each with its event id where the objective needs it.
     fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), Self::Error>;

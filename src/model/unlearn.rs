@@ -11,6 +11,7 @@ use super::escape::{self, Search};
 use super::factors::{Factors, Side, Table};
 use super::global;
 use super::ratings::Ratings;
+use super::subspace::Subspace;
 use super::verdict::{NotCertifiable, Verdict, remedy};
 use super::{Certify, Objective, Params};
 
@@ -26,6 +27,8 @@ const SINGLE_ABOVE: f64 = 1e-2;
 const SINGLE_SWEEPS: usize = 16;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
 const ESCAPES: u32 = 8;
+/// Sweeps after which it is looked again whether fewer directions would do.
+const LOOK: usize = 8;
 /// Where the global proof is not had at the tolerance, factors converge further by this factor, and again, ...
 const DEEPER: f64 = 10.0;
 /// ... down to this residual, which rounding lets every row reach that is not ill-conditioned.
@@ -86,7 +89,8 @@ pub struct Solution {
 ///
 /// One sweep solves all users for the items' factors at hand, then all items for those users. The map from items to
 /// items is accelerated; a mixed point that would raise the objective is thrown away for the plain one, so no sweep
-/// ends above plain alternation. Each sweep costs `2 · pairs · k² + rows · k³/3` floating-point operations.
+/// ends above plain alternation. Each sweep costs `2 · pairs · k² + rows · k³/3` floating-point operations, with k no
+/// more than the directions that the factors use and what fills them up to a multiple of 16 ([`Subspace`]).
 ///
 /// A converged point may still be a saddle, above all after a warm start: [`escape`] looks for a direction that the
 /// factors have given up and need again, and the sweeps go on from there.
@@ -131,6 +135,8 @@ struct Run<'a> {
     weights: Weights,
     factors: Factors,
     counts: [usize; 2],
+    /// Items that have first values, until these have been swept.
+    fresh: Vec<usize>,
     /// `(Σ_observed target²)^½`: the size of predictions that meet every target.
     reach: f64,
 }
@@ -148,7 +154,8 @@ impl<'a> Run<'a> {
         keep_live(&mut factors.users, |row| ratings.users.degree(row), ratings.users.len());
         keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
         let counts = [factors.users.count(), factors.items.count()];
-        Run { arch, problem, params, depth, ratings, weights, factors, counts, reach: squares.sqrt() }
+        let fresh = problem.initial.iter().map(|(item, _)| *item as usize).collect();
+        Run { arch, problem, params, depth, ratings, weights, factors, counts, fresh, reach: squares.sqrt() }
     }
 
     fn measure(&self) -> Measured {
@@ -227,8 +234,36 @@ impl<'a> Run<'a> {
         Ok(measured)
     }
 
-    /// Sweeps until a residual of at most `target` is seen; `residual` is that of the factors at hand.
-    fn converge(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+    /// The directions in which to sweep, if those are fewer than all.
+    fn subspace(&mut self) -> Option<Subspace> {
+        let scales = escape::scales(self.ratings, &self.factors, &self.weights);
+        let fresh = std::mem::take(&mut self.fresh);
+        if fresh.is_empty() {
+            return Subspace::of(self.arch, &self.factors, &scales);
+        }
+        // First values point everywhere, and say nothing of what is needed.
+        let mut known = self.factors.clone();
+        fresh.into_iter().for_each(|item| known.items.remove(item));
+        Subspace::of(self.arch, &known, &scales)
+    }
+
+    /// Sweeps until a residual of at most `target` is seen, or until it is seen that half the directions would do;
+    /// `residual` is that of the factors at hand.
+    fn converge(&mut self, residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+        let subspace = self.subspace();
+        if let Some(subspace) = &subspace {
+            self.factors = subspace.narrowed(&self.factors);
+        }
+        self.sweep(residual, target, watch, trace)?;
+        if let Some(subspace) = &subspace {
+            self.factors = subspace.widened(&self.factors);
+        }
+        Ok(())
+    }
+
+    /// As [`Run::converge`], in the k-space of the factors at hand.
+    fn sweep(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
+        let began = trace.len();
         let mut anderson = Anderson::new(self.depth);
         let (mut best, mut single) = (f64::INFINITY, SINGLE_SWEEPS);
         let mut precision = Precision::Mixed;
@@ -261,6 +296,12 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             anderson.next(self.factors.items.values_mut(), image.values());
+            if precision == Precision::Mixed && (trace.len() - began).is_multiple_of(LOOK) {
+                let subspace = self.subspace();
+                if subspace.is_some_and(|subspace| 2 * subspace.width() <= self.factors.items.rank()) {
+                    break;
+                }
+            }
         }
         self.solve_users(Precision::Mixed, watch).map(|_| ())
     }

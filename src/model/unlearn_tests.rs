@@ -217,6 +217,28 @@ fn a_saddle_is_not_taken_for_the_optimum_after_a_forget() {
     }
 }
 
+/// What an unlearned model of few directions is solved in, also when items come that it does not know, and when users and
+/// items come that need a direction of their own.
+#[test]
+fn new_rows_need_no_more_directions_than_they_bring() {
+    let params = Params { rank: 40, ..params(Objective::Implicit) };
+    let mut pairs = world(40, 30);
+    let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+    for user in 40..52 {
+        pairs.insert(user, (30..38).filter(|item| (user + item) % 3 > 0).map(|item| (item, 2.0)).collect());
+    }
+    let grown = ratings(&pairs);
+    let first = |item: u32| (item, initial_row(params.seed, Side::Item, &item.to_string(), params.rank));
+    let problem = Problem { initial: (30..38).map(first).collect(), ..warm(&params, &grown, trained.factors) };
+    let mut run = Run::new(Arch::new(), &problem, 0.0, DEPTH);
+    assert_eq!(run.subspace().map(|subspace| subspace.width()), Some(16));
+    let learned = solve(Arch::new(), &problem, &Unwatched).unwrap();
+    let retrained = solve(Arch::new(), &cold(&params, &grown), &Unwatched).unwrap();
+    let taste: f64 = learned.factors.users.raw(41).iter().zip(learned.factors.items.raw(30)).map(|(x, y)| x * y).sum();
+    assert!(taste > 0.3, "{taste}");
+    assert!(learned.measured.residual <= params.tolerance && distance(&learned.factors, &retrained.factors) < 1e-6);
+}
+
 /// σ = 1.00002: put at its best weight alone, half of the final one, the direction died again and again, for thousands
 /// of sweeps.
 #[test]
@@ -265,13 +287,15 @@ proptest! {
         seed in 0u64..1000,
         explicit: bool,
         exponent in prop::sample::select(vec![0.0, 0.5, 1.0]),
+        // With 40, sweeps are among the directions in use alone, 16 at the most of them.
+        rank in prop::sample::select(vec![16, 40]),
         forgotten in prop::collection::vec((0u32..40, prop::option::of(0u32..30)), 1..6),
     ) {
         let objective = OBJECTIVES[usize::from(explicit)];
         let base = params(objective);
         // About the same λ of a middling row for every exponent.
         let regularization = base.regularization * 10f64.powf(1.0 - exponent);
-        let params = Params { seed, regularization, regularization_exp: exponent, ..base };
+        let params = Params { rank, seed, regularization, regularization_exp: exponent, ..base };
         let mut pairs = world(40, 30);
         let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
         for (user, item) in forgotten {

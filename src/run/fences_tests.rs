@@ -77,7 +77,7 @@ fn a_replay_of_whole_topics_from_offset_0_brings_nothing_back() {
     for _ in 0..2 {
         let (mut source, mut outputs, mut parcel, mut fail) = (Replayed(&world, false), Default::default(), None, false);
         let mut job = None;
-        let mut solver = Solve { job: &mut job, may: true, cancelled: &mut false };
+        let mut solver = Solve { job: &mut job, may: true, cancelled: &mut false, seconds: 0.0 };
         let mut sink = Out(&mut parcel, &mut outputs, &mut fail);
         for _ in 0..40 {
             now += 400;

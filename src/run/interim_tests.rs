@@ -161,6 +161,45 @@ fn a_solve_that_serves_nobody_gives_way_to_a_forget() {
     assert_equal(&predictions(&service), &never_seen(&world, |line| !line.contains(r#""u3""#) && !line.contains(r#""u4""#)));
 }
 
+/// Four seconds a solve: the first two are open to others who forget, and only once.
+#[test]
+fn a_forget_joins_a_solve_in_its_first_half() {
+    let forget = |id: &str, user: u32| format!(r#"{{"request_id":"{id}","user":"u{user}","time":1000}}"#);
+    for late in [false, true] {
+        let (mut world, mut service, mut shell, mut now) = settled(Duration::from_secs(3600));
+        shell.seconds = 4.0;
+        world.inputs[1].push(forget("p", 8));
+        settle(&mut world, &mut service, &mut shell, &mut now);
+        world.inputs[1].push(forget("r", 3));
+        while shell.job.is_none() {
+            turns(&mut world, &mut service, &mut shell, &mut now, 1, false);
+        }
+        if late {
+            now += 2_000;
+        }
+        world.inputs[1].push(forget("s", 4));
+        turns(&mut world, &mut service, &mut shell, &mut now, 6, false);
+        let joined = |shell: &Shell| shell.job.as_ref().map(Job::requests);
+        assert_eq!(joined(&shell), Some(if late { 1 } else { 2 }), "late: {late}");
+        world.inputs[1].push(forget("t", 5));
+        turns(&mut world, &mut service, &mut shell, &mut now, 6, false);
+        assert_eq!(joined(&shell), Some(if late { 1 } else { 2 }), "once is enough; late: {late}");
+        settle(&mut world, &mut service, &mut shell, &mut now);
+        for id in ["r", "s", "t"] {
+            assert_eq!(status(&service, id), Status::Published);
+        }
+        let left = |line: &str| [8, 3, 4, 5].iter().all(|user| !line.contains(&format!(r#""u{user}""#)));
+        assert_equal(&predictions(&service), &never_seen(&world, left));
+        world.inputs[1].push(forget("v", 6));
+        while shell.job.is_none() {
+            turns(&mut world, &mut service, &mut shell, &mut now, 1, false);
+        }
+        world.inputs[1].push(forget("w", 7));
+        turns(&mut world, &mut service, &mut shell, &mut now, 6, false);
+        assert_eq!(joined(&shell), Some(2), "the next may be joined again");
+    }
+}
+
 /// A little changed, and the solve of everything that follows the interim gives way: the interim stands, and the next
 /// solve goes on from where the other was.
 #[test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::purger::{Order, Purged, Purger, TopicOrder};
 use super::service::{Service, TurnError};
+use super::yielding::Yielding;
 use crate::config::{Keep, Purge, TopicProof};
 use crate::kafka::admin::Finding;
 use crate::metrics::Happening;
@@ -74,6 +75,7 @@ pub struct Purging {
     next_topic: Due,
     /// Why nothing advances.
     reason: Option<String>,
+    pub(super) yielding: Yielding,
 }
 
 impl Purging {
@@ -94,6 +96,7 @@ impl Purging {
             proven: VecDeque::new(),
             next_topic: Due::after(now, Duration::ZERO),
             reason: None,
+            yielding: Yielding::default(),
         })
     }
 
@@ -153,6 +156,7 @@ impl Service {
             let requests = std::mem::take(&mut purging.fresh).into_keys().collect();
             let residue = self.tables.residue()?;
             let cohort = Cohort::new(requests, self.state.current(), &self.tables)?;
+            purging.yielding.begin(now);
             return Ok(Some((Work::Disk { cohort, through: residue.through }, Order::Disk(residue.ranges))));
         }
         let (Some(first), Some(last)) = (purging.proving.front(), purging.proving.back()) else { return Ok(None) };
@@ -167,6 +171,7 @@ impl Service {
     fn purged(&mut self, purged: Purged, now: Millis) -> Result<(), TurnError> {
         match (self.purging.work.take(), purged) {
             (Some(Work::Disk { cohort, through }), Purged::Disk { result, seconds }) => {
+                self.purging.yielding.end(now);
                 self.erased(cohort, through, &result?, seconds, now)
             }
             (Some(Work::Topic), Purged::Topic { result, seconds }) => self.looked(result, seconds, now),

@@ -57,9 +57,18 @@ type Ages = Vec<(Millis, u64)>;
 /// The solve that is under way.
 struct Solving {
     since: Millis,
-    /// It serves no forget and may give way to one.
-    gives_way: bool,
+    /// When it may give way to a forget.
+    gives_way: GivesWay,
     gave_way: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GivesWay {
+    Never,
+    /// It serves forgets: to one that comes before this time, and joins them.
+    Before(Millis),
+    /// It serves nobody: once it has been under way for `generation.interim_after`, so that it gets somewhere.
+    Late,
 }
 
 /// What a service is made of.
@@ -102,6 +111,8 @@ pub struct Service {
     pub(super) first_forget: Option<Millis>,
     /// The next generation is due whatever the delays: the current one is an interim, or a solve gave way.
     urgent: bool,
+    /// A solve that served forgets gave way to more; the next one finishes.
+    joined: bool,
     /// Seen since the last cut; in the generation under way.
     pub(super) ages: Ages,
     pub(super) ages_under_way: Ages,
@@ -132,6 +143,7 @@ impl Service {
             ages: state.is_behind().then_some((now, 0)).into_iter().collect(),
             first_forget: waits.then_some(now),
             urgent: state.current().is_some_and(|current| current.manifest.interim),
+            joined: false,
             state,
             tables,
             topics,
@@ -193,7 +205,7 @@ impl Service {
         self.contested |= ports.source.contested();
         self.expire_fences(now)?;
         let has_room = self.outbox < OUTBOX_LIMIT && self.letter_bytes < LETTER_LIMIT;
-        let batch = if take_in && has_room { ports.source.poll() } else { None };
+        let batch = if take_in && has_room && self.purging.yielding.may_take(now) { ports.source.poll() } else { None };
         let mut progress = match batch {
             Some(batch) => self.take_in(&batch, ports.source, now).map(|()| true)?,
             // Nothing to decide while the last step is written.
@@ -254,15 +266,23 @@ impl Service {
         passed(self.first_forget, self.timing.forget_delay, now)
     }
 
-    /// Ends a long solve for a forget that is due, if the solve serves none itself: the forget must not wait for a
-    /// model that still knows what it forgets, and what the solve has found is gone on from. A solve that serves
-    /// forgets finishes; if it gave way too, requests that keep coming would keep all of them from being served.
+    /// Ends a solve for a forget that is due; what the solve has found is gone on from. One that serves nobody gives way
+    /// when it is long: the forget must not wait for a model that still knows what it forgets. One that serves forgets is
+    /// joined in its first half, once: a forget waits for half a solve and its own at the most, and requests that keep coming
+    /// keep nobody from being served.
     fn give_way(&mut self, solver: &mut dyn Solver, now: Millis) {
         let due = self.forget_is_due(now);
-        let Some(solving) = &mut self.solving else { return };
-        if solving.gives_way && !solving.gave_way && due && passed(Some(solving.since), self.timing.interim_after, now) {
+        let Some(solving) = self.solving.as_mut().filter(|solving| due && !solving.gave_way) else { return };
+        let (gives_way, serves) = match solving.gives_way {
+            GivesWay::Never => (false, false),
+            // A clock that was set back must not bring the first half back.
+            GivesWay::Before(end) => ((solving.since..end).contains(&now), true),
+            GivesWay::Late => (passed(Some(solving.since), self.timing.interim_after, now), false),
+        };
+        if gives_way {
             tracing::debug!("the solve gives way to a forget");
             solving.gave_way = true;
+            self.joined = serves;
             solver.cancel();
         }
     }
@@ -276,7 +296,12 @@ impl Service {
         tracing::debug!(generation = job.number(), interim = job.is_interim(), "solving");
         self.ages_under_way.append(&mut self.ages);
         (self.first_change, self.first_forget, self.urgent) = (None, None, false);
-        self.solving = Some(Solving { since: now, gives_way: !job.is_interim() && !job.serves(), gave_way: false });
+        let gives_way = match (job.is_interim(), job.serves()) {
+            (false, false) => GivesWay::Late,
+            (false, true) if !self.joined => GivesWay::Before(now + self.state.solve_time().as_millis() as Millis / 2),
+            _ => GivesWay::Never,
+        };
+        self.solving = Some(Solving { since: now, gives_way, gave_way: false });
         self.freeze_seconds = began.elapsed().as_secs_f64();
         self.board.frozen(now);
         allocator::give_back_after(read);
@@ -301,6 +326,7 @@ impl Service {
             self.urgent = true;
             return Ok(());
         }
+        self.joined = false;
         let trace = outcome.solution.trace.clone();
         let began = Instant::now();
         let new = self.state.adopt(outcome, solved.seconds, now);

@@ -109,6 +109,8 @@ pub(in crate::run) struct Shell {
     pub parcel: Option<Parcel>,
     /// The next send fails after its records went out.
     pub fail_send: bool,
+    /// What a solve takes.
+    pub seconds: f64,
 }
 
 pub(in crate::run) struct In<'w>(pub &'w mut Shell, pub &'w World);
@@ -146,6 +148,7 @@ pub(in crate::run) struct Solve<'w> {
     pub job: &'w mut Option<Job>,
     pub may: bool,
     pub cancelled: &'w mut bool,
+    pub seconds: f64,
 }
 
 /// Ends a solve after two sweeps.
@@ -174,7 +177,7 @@ impl Solver for Solve<'_> {
     fn poll(&mut self) -> Option<Solved> {
         let job = (self.may || *self.cancelled).then(|| self.job.take()).flatten()?;
         let outcome = if *self.cancelled { job.run(&Impatient::default()) } else { job.run(&Unwatched) };
-        Some(Solved { result: outcome.map_err(|e| e.to_string()), seconds: 0.0 })
+        Some(Solved { result: outcome.map_err(|e| e.to_string()), seconds: self.seconds })
     }
 }
 
@@ -260,10 +263,11 @@ pub(in crate::run) fn turn_with(
     purger: &mut dyn Purger,
 ) -> Result<bool, TurnError> {
     let mut outputs = std::mem::take(&mut world.outputs);
+    let seconds = shell.seconds;
     let (mut job, mut cancelled, mut parcel, mut fail) = (shell.job.take(), shell.cancelled, shell.parcel.take(), shell.fail_send);
     let progress = {
         let mut source = In(shell, world);
-        let mut solver = Solve { job: &mut job, may: solve, cancelled: &mut cancelled };
+        let mut solver = Solve { job: &mut job, may: solve, cancelled: &mut cancelled, seconds };
         let mut sink = Out(&mut parcel, &mut outputs, &mut fail);
         let mut ports = Ports { source: &mut source, sink: &mut sink, solver: &mut solver, purger };
         service.turn(&mut ports, now, true)

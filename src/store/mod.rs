@@ -6,6 +6,7 @@ mod columns;
 pub mod erasure;
 mod format;
 pub mod glance;
+mod history;
 pub mod memory;
 pub mod residue;
 pub mod rocks;

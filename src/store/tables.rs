@@ -11,10 +11,9 @@ use crate::model::digest::LtHash;
 use crate::model::factors::{Factors, Side};
 use crate::model::fence::{Fences, HashKey, Rule, Subject};
 use crate::model::generation::{Current, NewGeneration, Published};
-use crate::model::play::Play;
 use crate::model::processor::Restored;
 use crate::model::receipt::{Manifest, Request, RequestKey, Status};
-use crate::model::step::{History, Outgoing, Positions, Range, Step};
+use crate::model::step::{Outgoing, Positions, Step};
 use crate::model::{Millis, Objective};
 
 /// Small rows handed out together; a generation is handed out whole.
@@ -264,7 +263,7 @@ impl Tables {
     }
 
     /// How many numbers each side has given away; the next one is the number itself.
-    fn given(&self) -> Result<[u32; 2], StoreError> {
+    pub(super) fn given(&self) -> Result<[u32; 2], StoreError> {
         let mut given = [0; 2];
         for (key, given) in NEXT.into_iter().zip(&mut given) {
             let Some(value) = self.store.get(Family::Meta, key)? else { continue };
@@ -360,32 +359,6 @@ impl Tables {
     }
 }
 
-impl History for Tables {
-    type Error = StoreError;
-
-    fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), StoreError> {
-        let prefix = match range {
-            Range::All => Vec::new(),
-            Range::User(user) => user.to_be_bytes().to_vec(),
-            Range::Pair(user, item) => [user.to_be_bytes(), item.to_be_bytes()].concat(),
-        };
-        // What is read whole is put in rows by number.
-        let [users, items] = if range == Range::All { self.given()? } else { [u32::MAX; 2] };
-        within(&*self.store, Family::Interactions, &prefix, |key, value| {
-            let event_id = std::str::from_utf8(rows::unversioned(Family::Interactions, key, value)?);
-            match (rows::play(key), event_id) {
-                (Some(play), Ok(event_id)) if play.user < users && play.item < items => visit(play, event_id),
-                _ => return Err(StoreError::damaged(Family::Interactions, key, "not a play")),
-            }
-            Ok(())
-        })
-    }
-
-    fn request(&self, key: &RequestKey) -> Result<Option<Request>, StoreError> {
-        request(&*self.store, key)
-    }
-}
-
 /// What tells the state's hash key from others; `None` in a new state.
 ///
 /// # Errors
@@ -422,10 +395,21 @@ pub(super) fn within(
     store: &dyn Store,
     family: Family,
     prefix: &[u8],
+    visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    between(store, family, prefix, after(prefix).as_deref(), visit)
+}
+
+/// Visits all rows with `from <= key < to`; the first error ends it.
+pub(super) fn between(
+    store: &dyn Store,
+    family: Family,
+    from: &[u8],
+    to: Option<&[u8]>,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut failed = None;
-    store.scan(family, prefix, after(prefix).as_deref(), &mut |key, value| match visit(key, value) {
+    store.scan(family, from, to, &mut |key, value| match visit(key, value) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);

@@ -10,6 +10,8 @@ use crate::model::kernel::{self, Buffer, Lines};
 
 /// Pivots further apart than this leave f32 too few digits: the row is done in f64.
 const ILL_CONDITIONED: f64 = 1e5;
+/// Share of a row's largest number, or of a diagonal's, below which a number is zero: less than any residual tells.
+const NOTHING: f64 = 1e-14;
 /// Range of pivots in which nothing that matters has left the range of f32.
 const PIVOTS: (f64, f64) = (1e-30, 1e30);
 /// Pairs that one task adds up of a row that is shared out over the threads.
@@ -254,13 +256,36 @@ fn finish<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], work: 
         }
     }?;
     x.copy_from_slice(&work.x.get()[..k]);
+    flush(x);
     Some(swept)
+}
+
+/// Zeros what is nothing beside the rest of the row, as numbers along directions that collapse from sweep to sweep are.
+/// Products of what is left of those would end below the normal range of f32, where each costs a hundred times as much.
+#[inline(always)]
+fn flush(x: &mut [f64]) {
+    let least = NOTHING * x.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    for value in x {
+        *value = if value.abs() < least { 0.0 } else { *value };
+    }
+}
+
+/// The same of a row of the normal matrix beside its diagonal.
+#[inline(always)]
+fn zero_below(least: f32, row: &mut [f32]) {
+    for value in row {
+        *value = if value.abs() < least { 0.0 } else { *value };
+    }
 }
 
 /// Factorises the normal matrix in place; `None` when f32 does not do.
 #[inline(always)]
 fn factorise<S: Simd>(simd: S, k: usize, stride: usize, work: &mut Workspace) -> Option<()> {
     let normal = work.sums.normal.get_mut();
+    for i in 0..k {
+        let row = &mut normal[i * stride..(i + 1) * stride];
+        zero_below(NOTHING as f32 * row[i].abs(), &mut row[i + 1..]);
+    }
     kernel::cholesky(simd, normal, k, stride).ok()?;
     let fits = kernel::pivots_within(normal, k, stride, PIVOTS.0, PIVOTS.1) && kernel::pivot_spread(normal, k, stride) < ILL_CONDITIONED;
     fits.then_some(())
