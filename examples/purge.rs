@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use clap::Parser;
 use nepenthe::model::factors::Side;
 use nepenthe::model::play::{Play, ordered};
 use nepenthe::store::rocks::RocksStore;
-use nepenthe::store::{Batch, Erased, Family, KeyRange, Store, rows};
+use nepenthe::store::{Batch, EraseStep, Erased, Family, KeyRange, Store, rows};
 
 #[derive(Parser)]
 struct Args {
@@ -49,8 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes: u64 = store.sizes().iter().map(|(_, bytes)| bytes).sum();
     println!("{} interactions of {} users, {} items, rank {}: {} MB", args.events, args.users, args.items, args.rank, bytes / 1_000_000);
     println!("{:<28}{:>10}{:>10}{:>12}{:>16}", "one user", "seconds", "files", "MB", "M events/s");
+    println!("{:>78}", "   flush + rewrite + roll + verify");
     for n in 0..args.repeats {
-        show("idle", &forget(&store, &args, n)?, None);
+        forget(&store, &args, n)?.show("idle", None);
     }
     let written = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
@@ -74,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for n in 0..args.repeats {
             let (began, from) = (Instant::now(), written.load(Ordering::Relaxed));
             let erased = forget(store, args, 1_000 + n)?;
-            show("during ingest", &erased, Some(rate(began, from)));
+            erased.show("during ingest", Some(rate(began, from)));
             std::thread::sleep(Duration::from_secs(1));
         }
         stop.store(true, Ordering::Relaxed);
@@ -85,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Deletes a user as the service does, and erases what the service would.
-fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<(f64, Erased), Box<dyn Error>> {
+fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<Forgotten, Box<dyn Error>> {
     let prefix = user.to_be_bytes();
     let mut batch = Batch::default();
     let range = KeyRange::under(Family::Interactions, &prefix);
@@ -102,16 +104,38 @@ fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<(f64, Erased), B
     ranges.push(range);
     ranges.push(KeyRange::under(Family::Identities, &rows::identity_key(Side::User, user)));
     let began = Instant::now();
-    let erased = store.erase(&ranges, &|_| true)?;
+    let steps = Mutex::new([0.0; EraseStep::ALL.len()]);
+    let erased = store.erase(&ranges, &|step| {
+        let mut steps = steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let at = &mut steps[step as usize];
+        // A step may come several times.
+        if *at == 0.0 {
+            *at = began.elapsed().as_secs_f64();
+        }
+        true
+    })?;
+    let steps = *steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(leftover) = &erased.leftover {
         return Err(leftover.as_str().into());
     }
-    Ok((began.elapsed().as_secs_f64(), erased))
+    Ok(Forgotten { seconds: began.elapsed().as_secs_f64(), steps, erased })
 }
 
-fn show(what: &str, (seconds, erased): &(f64, Erased), rate: Option<f64>) {
-    let rate = rate.map_or(String::new(), |rate| format!("{rate:.2}"));
-    println!("{what:<28}{seconds:>10.3}{:>10}{:>12.1}{rate:>16}", erased.files, erased.bytes as f64 / 1e6);
+/// One erasure, and when its steps began.
+struct Forgotten {
+    seconds: f64,
+    steps: [f64; EraseStep::ALL.len()],
+    erased: Erased,
+}
+
+impl Forgotten {
+    fn show(&self, what: &str, rate: Option<f64>) {
+        let rate = rate.map_or(String::new(), |rate| format!("{rate:.2}"));
+        let ends = self.steps[1..].iter().chain([&self.seconds]);
+        let steps: Vec<String> = self.steps.iter().zip(ends).map(|(from, to)| format!("{:.2}", (to - from).max(0.0))).collect();
+        let Forgotten { seconds, erased, .. } = self;
+        println!("{what:<28}{seconds:>10.3}{:>10}{:>12.1}{rate:>16}   {}", erased.files, erased.bytes as f64 / 1e6, steps.join(" + "));
+    }
 }
 
 fn fill(store: &RocksStore, args: &Args) -> Result<(), nepenthe::store::StoreError> {
