@@ -22,7 +22,6 @@ pub mod solver;
 pub mod survey;
 mod taking;
 mod telling;
-mod yielding;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::purger::{Order, Purged, Purger, TopicOrder};
 use super::service::{Service, TurnError};
-use super::yielding::Yielding;
 use crate::config::{Keep, Purge, TopicProof};
 use crate::kafka::admin::Finding;
 use crate::metrics::Happening;
@@ -75,7 +74,6 @@ pub struct Purging {
     next_topic: Due,
     /// Why nothing advances.
     reason: Option<String>,
-    pub(super) yielding: Yielding,
 }
 
 impl Purging {
@@ -96,7 +94,6 @@ impl Purging {
             proven: VecDeque::new(),
             next_topic: Due::after(now, Duration::ZERO),
             reason: None,
-            yielding: Yielding::default(),
         })
     }
 
@@ -156,7 +153,6 @@ impl Service {
             let requests = std::mem::take(&mut purging.fresh).into_keys().collect();
             let residue = self.tables.residue()?;
             let cohort = Cohort::new(requests, self.state.current(), &self.tables)?;
-            purging.yielding.begin(now);
             return Ok(Some((Work::Disk { cohort, through: residue.through }, Order::Disk(residue.ranges))));
         }
         let (Some(first), Some(last)) = (purging.proving.front(), purging.proving.back()) else { return Ok(None) };
@@ -171,7 +167,6 @@ impl Service {
     fn purged(&mut self, purged: Purged, now: Millis) -> Result<(), TurnError> {
         match (self.purging.work.take(), purged) {
             (Some(Work::Disk { cohort, through }), Purged::Disk { result, seconds }) => {
-                self.purging.yielding.end(now);
                 self.erased(cohort, through, &result?, seconds, now)
             }
             (Some(Work::Topic), Purged::Topic { result, seconds }) => self.looked(result, seconds, now),

@@ -205,7 +205,7 @@ impl Service {
         self.contested |= ports.source.contested();
         self.expire_fences(now)?;
         let has_room = self.outbox < OUTBOX_LIMIT && self.letter_bytes < LETTER_LIMIT;
-        let batch = if take_in && has_room && self.purging.yielding.may_take(now) { ports.source.poll() } else { None };
+        let batch = if take_in && has_room { ports.source.poll() } else { None };
         let mut progress = match batch {
             Some(batch) => self.take_in(&batch, ports.source, now).map(|()| true)?,
             // Nothing to decide while the last step is written.

@@ -21,7 +21,6 @@ impl Service {
             key: batch.key(record),
             payload: batch.payload(record),
         });
-        self.purging.yielding.took(batch.records.len());
         let mut step = self.state.fold(&batch.topics, inputs, now, &self.tables)?;
         self.settle(source)?;
         self.tables.commit_behind(&step, self.state.dictionary())?;
