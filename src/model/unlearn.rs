@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
             if measured.residual > target {
                 break;
             }
-            let search = escape::search(self.arch, self.ratings, &self.factors, &self.weights, target);
+            let search = self.search(target);
             let goes_on = escapes < ESCAPES && self.has_sweeps(trace) && !watch.cancelled();
             let Some(ways) = search.as_ref().filter(|search| search.leads_on() && goes_on) else {
                 return Ok(Found { measured, search, verdict: None });
@@ -218,6 +218,15 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Found { measured, search: None, verdict: None })
+    }
+
+    /// Looks for what would lower the objective. What is in use is all that is looked beside, so the directions in use tell as
+    /// well as all of them that nothing is missing.
+    fn search(&self, target: f64) -> Option<Search> {
+        let of = |factors: &Factors| escape::search(self.arch, self.ratings, factors, &self.weights, target);
+        let narrow = Subspace::of(self.arch, &self.factors, &escape::scales(self.ratings, &self.factors, &self.weights));
+        let found = narrow.and_then(|subspace| of(&subspace.narrowed(&self.factors)));
+        found.filter(|found| found.missing == 0).or_else(|| of(&self.factors))
     }
 
     fn has_sweeps(&self, trace: &[f64]) -> bool {
