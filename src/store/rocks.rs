@@ -113,7 +113,8 @@ impl RocksStore {
             return Err(StoreError::OldVersion { path: path.display().to_string(), found: 1, expected: FORMAT });
         }
         let names = std::iter::once(columns::DEFAULT).chain(Column::all().map(Column::name));
-        let db = DB::open_cf_for_read_only(&options(), path, names, false).map_err(|e| opening(path, &e))?;
+        let names: Vec<&str> = names.collect();
+        let db = settled(|| DB::open_cf_for_read_only(&options(), path, &names, false)).map_err(|e| opening(path, &e))?;
         Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None })
     }
 
@@ -203,6 +204,20 @@ pub(super) fn options() -> Options {
 /// It is some hundred bytes a file, so this costs less than the file that it announces. The setters alone do not roll it.
 fn rolling(mut options: Options) -> Result<Options, StoreError> {
     options.get_options_from_string("max_manifest_file_size=1;max_manifest_space_amp_pct=0").map_err(|e| failed("configure", &e))
+}
+
+/// Opens for reading what a service may be writing: files that it replaces in the meantime are looked for again.
+pub(super) fn settled<T>(mut open: impl FnMut() -> Result<T, rocksdb::Error>) -> Result<T, rocksdb::Error> {
+    const TRIES: u32 = 20;
+    let mut opened = open();
+    for _ in 1..TRIES {
+        if !opened.as_ref().is_err_and(|error| error.to_string().contains("No such file")) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        opened = open();
+    }
+    opened
 }
 
 /// RocksDB reports a bad file in many words; all of them mean that the state must not be used.
