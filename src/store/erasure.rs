@@ -100,23 +100,23 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     mark(db)?;
     flush(db, default(db)?)?;
     flush_all(db)?;
+    if !quiet.is_reached()? {
+        let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
+        return Ok(Erased { leftover, ..Erased::default() });
+    }
+    // Not before: a compaction that was under way may put old rows into a new file of the first level, as a flush does new ones.
     let newest = live(db)?.iter().map(number).max().unwrap_or(0);
     let mut erased = Erased::default();
     for round in 0..ROUNDS {
         let files = live(db)?;
         let stale: Vec<&LiveFile> = files.iter().filter(|file| hides(file, newest) && is_over(file, &spans)).collect();
-        let work = work(round, &spans, &stale, &files);
-        if round > 0 && work.is_empty() {
+        if stale.is_empty() {
             break;
         }
         if !go_on(EraseStep::Rewrite) {
             return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
         }
-        compact_all(db, &work, round > 0)?;
-        if round == 0 && !quiet.is_reached()? {
-            let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
-            return Ok(Erased { leftover, ..Erased::default() });
-        }
+        compact_all(db, &work(round, &spans, &stale, &files), round > 0)?;
     }
     let made = |file: &&LiveFile| number(file) > newest && file.level > 0 && is_over(file, &spans);
     for file in live(db)?.iter().filter(made) {
@@ -271,14 +271,12 @@ fn compact(db: &DB, handle: &ColumnFamily, (from, to): &Span, anew: bool) {
     db.compact_range_cf_opt(handle, from, to.as_ref(), &options);
 }
 
-/// Compacts all of these, and the mark. All at once: they wait for each other, but while one waits no automatic compaction
-/// begins, of whatever column family, and at full ingest there always is one to be waited for.
+/// Compacts all of these. All at once: they wait for each other, but while one waits no automatic compaction begins, of
+/// whatever column family, and at full ingest there always is one to be waited for.
 fn compact_all(db: &DB, work: &[(Column, Span)], anew: bool) -> Result<(), StoreError> {
-    let mark = default(db)?;
     let work: Vec<(&ColumnFamily, &Span)> =
         work.iter().map(|(column, span)| Ok((column.handle(db)?, span))).collect::<Result<_, StoreError>>()?;
     std::thread::scope(|scope| {
-        scope.spawn(|| compact(db, mark, &(Vec::new(), None), false));
         for some in work.chunks(work.len().div_ceil(THREADS).max(1)) {
             scope.spawn(move || some.iter().for_each(|(handle, span)| compact(db, handle, span, anew)));
         }
@@ -304,9 +302,10 @@ impl Quiet<'_> {
         })
     }
 
-    /// Whether the compactions that were under way when this began have ended, wherever: the mark is compacted when no other
-    /// is left. False when it was not: then nothing is known of the others.
+    /// Waits for the compactions that were under way when this began, wherever: the mark is compacted, and that begins when
+    /// no other is left. False when it was not: then nothing is known of the others.
     fn is_reached(&self) -> Result<bool, StoreError> {
+        compact(self.0, default(self.0)?, &(Vec::new(), None), false);
         Ok(live(self.0)?.iter().all(|file| file.column_family_name != DEFAULT || file.level > 0))
     }
 }
