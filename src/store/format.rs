@@ -8,7 +8,7 @@ use std::path::Path;
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, IteratorMode, Options, ReadOptions};
 
 use super::columns::{self, Column};
-use super::rocks::{failed, opening, options, settled};
+use super::rocks::{failed, opening, options, retried};
 use super::rows::{FORMAT, FORMAT_KEY};
 use super::{Batch, Family, StoreError};
 
@@ -29,7 +29,7 @@ pub(super) enum Found {
 
 /// The names of the column families that are there, whatever version made them.
 pub(super) fn made(path: &Path) -> Result<Vec<String>, StoreError> {
-    settled(|| DB::list_cf(&options(), path)).map_err(|e| opening(path, &e))
+    retried(|| DB::list_cf(&options(), path)).map_err(|e| opening(path, &e))
 }
 
 /// Looks at a directory that has these column families; nothing is written to it.
@@ -42,7 +42,7 @@ pub(super) fn look(path: &Path, made: &[String]) -> Result<Found, StoreError> {
     if !has(Family::Meta.name()) {
         return Ok(Found::Nothing);
     }
-    let db = settled(|| DB::open_cf_for_read_only(&options(), path, made, false)).map_err(|e| opening(path, &e))?;
+    let db = retried(|| DB::open_cf_for_read_only(&options(), path, made, false)).map_err(|e| opening(path, &e))?;
     match stored(&db)?.as_deref() {
         Some([FORMAT]) => missing(Column::all().map(|column| (column.family, column.name())), has).map_or(Ok(Found::Current), Err),
         Some([1]) => missing(Family::ALL.into_iter().map(|family| (family, family.name())), has).map_or(Ok(Found::One), Err),
