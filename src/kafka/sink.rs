@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::client::ClientSettings;
 use super::{Bell, Parcel, Parceled, Sink};
 use courier::Courier;
-pub(super) use tally::Ledger;
+pub(super) use tally::{Ledger, wait};
 
 /// How long the end of the thread is waited for before it is left to itself.
 const FAREWELL: Duration = Duration::from_secs(10);

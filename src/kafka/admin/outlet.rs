@@ -7,10 +7,8 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use super::super::OutRecord;
 use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, now, produce, producer_config};
-use super::super::sink::Ledger;
+use super::super::sink::{Ledger, wait};
 
-/// How long one poll for acknowledgements lasts.
-const POLL: Duration = Duration::from_millis(2);
 /// Records between two looks at the acknowledgements.
 const BETWEEN_POLLS: u64 = 1_000;
 /// Nothing acknowledged and nothing given up for so long cannot be: librdkafka gives a record up after `message.timeout.ms`.
@@ -57,7 +55,7 @@ impl Outlet {
                 let bytes = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
                 return Err(OutletError::Queue { topic: record.topic.clone(), bytes, reason: explain(&self.brokers, &error) });
             }
-            self.producer.poll(POLL);
+            wait(&self.producer);
             self.check()?;
         }
         self.sent += 1;
@@ -99,7 +97,7 @@ impl Outlet {
             if moved.elapsed() > STALL {
                 return Err(OutletError::Stalled { open: self.sent - reported, brokers: self.brokers.clone() });
             }
-            self.producer.poll(POLL);
+            wait(&self.producer);
         }
     }
 

@@ -13,10 +13,8 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use super::super::admin::{ReadError, read_topic};
 use super::super::client::{ANSWER, ClientError, ClientSettings, Promise, creation_error, explain, now, producer_config};
 use super::super::{Claim, OutRecord, Parcel, Parceled, Positions};
-use super::tally::{Ledger, Tally};
+use super::tally::{Ledger, PAUSE, Tally, wait};
 
-/// Time between two polls for delivery reports: the delay that it can add to a parcel.
-const POLL: Duration = Duration::from_millis(2);
 /// How long one transaction call waits before we look whether to stop.
 const STEP: Duration = Duration::from_secs(5);
 /// How long the brokers may take to make us a transactional producer before the parcel is given back.
@@ -43,15 +41,6 @@ pub(super) enum DeliveryError {
     Superseded(String),
     #[error("the process is stopping")]
     Stopping,
-}
-
-/// Waits for delivery reports, asleep: a poll with a timeout goes on until it is over, and spins for its last millisecond.
-fn wait(producer: &BaseProducer<Ledger>) {
-    let before = producer.context().settled();
-    producer.poll(Duration::ZERO);
-    if producer.context().settled() == before {
-        std::thread::sleep(POLL);
-    }
 }
 
 pub(super) struct Courier {
@@ -155,7 +144,7 @@ impl Courier {
             if !retriable || started.elapsed() > longest || self.stop.load(Ordering::Relaxed) {
                 return result;
             }
-            std::thread::sleep(POLL);
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -2,15 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rdkafka::Message;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 
 use super::super::Positions;
 use super::super::client;
 use super::super::trouble::Trouble;
+
+/// Time between two polls for delivery reports: the delay that it can add to what waits for them.
+pub(super) const PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits for delivery reports, asleep: a poll with a timeout goes on until it is over, and spins for its last millisecond.
+pub(crate) fn wait(producer: &BaseProducer<Ledger>) {
+    let before = producer.context().settled();
+    producer.poll(Duration::ZERO);
+    if producer.context().settled() == before {
+        std::thread::sleep(PAUSE);
+    }
+}
 
 /// What became of the records since the last [`Ledger::reset`].
 #[derive(Debug, Default, Clone)]
