@@ -106,3 +106,81 @@ fn scan<H: History>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::model::play::ordered;
+    use crate::model::receipt::{Request, RequestKey};
+
+    /// Plays, and how often some were asked for.
+    struct Past(BTreeSet<Play>, AtomicUsize);
+
+    impl History for Past {
+        type Error = Infallible;
+
+        fn plays(&self, range: Range, visit: &mut dyn FnMut(Play, &str)) -> Result<(), Infallible> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let within = |play: &&Play| match range {
+                Range::Users(from, to) => play.user >= from && to.is_none_or(|to| play.user < to),
+                Range::User(user) => play.user == user,
+                other => unreachable!("{other:?} is not asked for"),
+            };
+            self.0.iter().filter(within).for_each(|play| visit(*play, ""));
+            Ok(())
+        }
+
+        fn request(&self, _: &RequestKey) -> Result<Option<Request>, Infallible> {
+            Ok(None)
+        }
+    }
+
+    const USERS: u32 = 40 * BLOCK + 7;
+
+    /// More than a wave of blocks; of some users nothing, of one whole block nothing.
+    fn past() -> Past {
+        let has = |user: &u32| !user.is_multiple_of(5) && user / BLOCK != 3;
+        let play = |user: u32, item: u32| Play { user, item, ident: None, time: 1, value: ordered(f64::from(user + item)) };
+        let plays = (0..USERS).filter(has).flat_map(|user| [play(user, user % 9), play(user, 10 + user % 2)]);
+        Past(plays.collect(), AtomicUsize::new(0))
+    }
+
+    fn by_hand(past: &Past, user: u32) -> Row {
+        let plays: Vec<Play> = past.0.iter().filter(|play| play.user == user).copied().collect();
+        fold_user(&plays, &[], Objective::Implicit)
+    }
+
+    #[test]
+    fn rows_are_those_of_each_user_however_many_are_asked_for() {
+        let past = past();
+        let first_and_last = [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 1, 39 * BLOCK, USERS - 1];
+        let dense: Vec<u32> = (2 * BLOCK..5 * BLOCK).filter(|user| !user.is_multiple_of(3)).chain(34 * BLOCK..35 * BLOCK).collect();
+        for (users, asked) in [(&first_and_last[..], first_and_last.len()), (&dense, 4), (&[], 0)] {
+            let mut found = Vec::new();
+            past.1.store(0, Ordering::Relaxed);
+            read(&past, Objective::Implicit, users, |user, row| found.push((user, row))).unwrap();
+            let expected: Vec<(u32, Row)> = users.iter().map(|&user| (user, by_hand(&past, user))).collect();
+            assert_eq!(found, expected);
+            assert_eq!(past.1.load(Ordering::Relaxed), asked, "few are looked up, many are read together");
+        }
+    }
+
+    #[test]
+    fn all_are_read_whatever_the_last_number_is() {
+        let past = past();
+        for users in [USERS, 40 * BLOCK, BLOCK, 1, 0] {
+            let ratings = read_all(&past, Objective::Implicit, users).unwrap();
+            assert_eq!(ratings.interactions(), past.0.len() as u64, "{users}: beyond it is for the store to refuse");
+        }
+        let ratings = read_all(&past, Objective::Implicit, USERS).unwrap();
+        for user in [1, BLOCK + 1, 3 * BLOCK + 1, USERS - 1] {
+            let (columns, values) = ratings.users.row(user as usize);
+            let row = by_hand(&past, user);
+            assert_eq!((columns, values.into_iter().collect::<Vec<f32>>()), (&row.columns[..], row.values.to_vec()));
+        }
+    }
+}

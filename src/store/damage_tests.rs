@@ -9,7 +9,7 @@ use super::{Batch, Family, Store, StoreError, rows};
 use crate::model::factors::Side;
 use crate::model::fence::HashKey;
 use crate::model::processor::{InputTopics, State};
-use crate::model::step::{History, Input, Range};
+use crate::model::step::Input;
 use crate::model::unlearn::Unwatched;
 use crate::model::{Certify, Objective, Params};
 
@@ -92,8 +92,7 @@ fn read(store: Arc<MemoryStore>) -> Result<(), StoreError> {
     tables.unpurged()?;
     let topics = InputTopics { interactions: "i".to_owned(), forgets: "f".to_owned() };
     let state = State::open(params(), topics, restored, &tables)?;
-    state.nameless().map_or(Ok(()), |(side, number)| Err(StoreError::nameless(side, number)))?;
-    tables.plays(Range::All, &mut |_, _| ())
+    state.nameless().map_or(Ok(()), |(side, number)| Err(StoreError::nameless(side, number)))
 }
 
 fn with(rows: &[Row], change: (Family, &[u8], Option<&[u8]>)) -> Arc<MemoryStore> {
