@@ -7,9 +7,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
+use std::cell::Cell;
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fill(&store, &args)?;
     let bytes: u64 = store.sizes().iter().map(|(_, bytes)| bytes).sum();
     println!("{} interactions of {} users, {} items, rank {}: {} MB", args.events, args.users, args.items, args.rank, bytes / 1_000_000);
-    println!("{:<28}{:>10}{:>10}{:>12}{:>16}", "one user", "seconds", "files", "MB", "M events/s");
-    println!("{:>78}", "   flush + rewrite + roll + verify");
+    let head = ("one user", "seconds", "files", "MB", "M events/s", "flush + rewrite + roll + verify");
+    println!("{:<28}{:>10}{:>10}{:>12}{:>16}   {}", head.0, head.1, head.2, head.3, head.4, head.5);
     for n in 0..args.repeats {
         forget(&store, &args, n)?.show("idle", None);
     }
@@ -104,21 +104,22 @@ fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<Forgotten, Box<d
     ranges.push(range);
     ranges.push(KeyRange::under(Family::Identities, &rows::identity_key(Side::User, user)));
     let began = Instant::now();
-    let steps = Mutex::new([0.0; EraseStep::ALL.len()]);
+    let steps = [const { Cell::new(None) }; EraseStep::ALL.len()];
     let erased = store.erase(&ranges, &|step| {
-        let mut steps = steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let at = &mut steps[step as usize];
+        let at = &steps[step as usize];
         // A step may come several times.
-        if *at == 0.0 {
-            *at = began.elapsed().as_secs_f64();
-        }
+        at.set(at.get().or_else(|| Some(began.elapsed().as_secs_f64())));
         true
     })?;
-    let steps = *steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(leftover) = &erased.leftover {
         return Err(leftover.as_str().into());
     }
-    Ok(Forgotten { seconds: began.elapsed().as_secs_f64(), steps, erased })
+    let seconds = began.elapsed().as_secs_f64();
+    // One that had nothing to do is over as it begins.
+    let mut next = seconds;
+    let mut began = steps.map(|step| step.get());
+    began.iter_mut().rev().for_each(|at| next = *at.get_or_insert(next));
+    Ok(Forgotten { seconds, steps: began.map(|at| at.unwrap_or(seconds)), erased })
 }
 
 /// One erasure, and when its steps began.
@@ -132,7 +133,7 @@ impl Forgotten {
     fn show(&self, what: &str, rate: Option<f64>) {
         let rate = rate.map_or(String::new(), |rate| format!("{rate:.2}"));
         let ends = self.steps[1..].iter().chain([&self.seconds]);
-        let steps: Vec<String> = self.steps.iter().zip(ends).map(|(from, to)| format!("{:.2}", (to - from).max(0.0))).collect();
+        let steps: Vec<String> = self.steps.iter().zip(ends).map(|(from, to)| format!("{:.2}", to - from)).collect();
         let Forgotten { seconds, erased, .. } = self;
         println!("{what:<28}{seconds:>10.3}{:>10}{:>12.1}{rate:>16}   {}", erased.files, erased.bytes as f64 / 1e6, steps.join(" + "));
     }

@@ -224,8 +224,7 @@ impl<'a> Run<'a> {
     /// well as all of them that nothing is missing.
     fn search(&self, target: f64) -> Option<Search> {
         let of = |factors: &Factors| escape::search(self.arch, self.ratings, factors, &self.weights, target);
-        let narrow = Subspace::of(self.arch, &self.factors, &escape::scales(self.ratings, &self.factors, &self.weights));
-        let found = narrow.and_then(|subspace| of(&subspace.narrowed(&self.factors)));
+        let found = self.subspace().and_then(|subspace| of(&subspace.narrowed(&self.factors)));
         found.filter(|found| found.missing == 0).or_else(|| of(&self.factors))
     }
 
@@ -244,15 +243,14 @@ impl<'a> Run<'a> {
     }
 
     /// The directions in which to sweep, if those are fewer than all.
-    fn subspace(&mut self) -> Option<Subspace> {
+    fn subspace(&self) -> Option<Subspace> {
         let scales = escape::scales(self.ratings, &self.factors, &self.weights);
-        let fresh = std::mem::take(&mut self.fresh);
-        if fresh.is_empty() {
+        if self.fresh.is_empty() {
             return Subspace::of(self.arch, &self.factors, &scales);
         }
         // First values point everywhere, and say nothing of what is needed.
         let mut known = self.factors.clone();
-        fresh.into_iter().for_each(|item| known.items.remove(item));
+        self.fresh.iter().for_each(|&item| known.items.remove(item));
         Subspace::of(self.arch, &known, &scales)
     }
 
@@ -260,6 +258,7 @@ impl<'a> Run<'a> {
     /// `residual` is that of the factors at hand.
     fn converge(&mut self, residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let subspace = self.subspace();
+        self.fresh.clear();
         if let Some(subspace) = &subspace {
             self.factors = subspace.narrowed(&self.factors);
         }

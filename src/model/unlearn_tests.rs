@@ -230,7 +230,7 @@ fn new_rows_need_no_more_directions_than_they_bring() {
     let grown = ratings(&pairs);
     let first = |item: u32| (item, initial_row(params.seed, Side::Item, &item.to_string(), params.rank));
     let problem = Problem { initial: (30..38).map(first).collect(), ..warm(&params, &grown, trained.factors) };
-    let mut run = Run::new(Arch::new(), &problem, 0.0, DEPTH);
+    let run = Run::new(Arch::new(), &problem, 0.0, DEPTH);
     assert_eq!(run.subspace().map(|subspace| subspace.width()), Some(16));
     let learned = solve(Arch::new(), &problem, &Unwatched).unwrap();
     let retrained = solve(Arch::new(), &cold(&params, &grown), &Unwatched).unwrap();

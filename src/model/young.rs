@@ -50,9 +50,10 @@ impl Young {
             left = &left[left.partition_point(|(play, _)| play.user < user)..];
             let (own, rest) = left.split_at(left.partition_point(|(play, _)| play.user == user));
             left = rest;
-            match grown(ratings, user, own, objective) {
-                Some(row) if !self.overflown && !self.erased.contains(user) => known.push((user, row)),
-                _ => unknown.push(user),
+            let whole = !self.overflown && !self.erased.contains(user);
+            match whole.then(|| grown(ratings, user, own, objective)).flatten() {
+                Some(row) => known.push((user, row)),
+                None => unknown.push(user),
             }
         }
         (known, unknown)
