@@ -8,9 +8,9 @@ use std::path::Path;
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, IteratorMode, Options, ReadOptions};
 
 use super::columns::{self, Column};
-use super::rocks::{failed, opening, options, retried};
+use super::rocks::{failed, options};
 use super::rows::{FORMAT, FORMAT_KEY};
-use super::{Batch, Family, StoreError};
+use super::{Batch, Family, StoreError, beside};
 
 /// The column family of all interactions in format 1.
 const ONE: &str = "interactions";
@@ -29,7 +29,7 @@ pub(super) enum Found {
 
 /// The names of the column families that are there, whatever version made them.
 pub(super) fn made(path: &Path) -> Result<Vec<String>, StoreError> {
-    retried(|| DB::list_cf(&options(), path)).map_err(|e| opening(path, &e))
+    beside::opened(path, || DB::list_cf(&options(), path))
 }
 
 /// Looks at a directory that has these column families; nothing is written to it.
@@ -42,7 +42,7 @@ pub(super) fn look(path: &Path, made: &[String]) -> Result<Found, StoreError> {
     if !has(Family::Meta.name()) {
         return Ok(Found::Nothing);
     }
-    let db = retried(|| DB::open_cf_for_read_only(&options(), path, made, false)).map_err(|e| opening(path, &e))?;
+    let db = beside::opened(path, || DB::open_cf_for_read_only(&options(), path, made, false))?;
     match stored(&db)?.as_deref() {
         Some([FORMAT]) => missing(Column::all().map(|column| (column.family, column.name())), has).map_or(Ok(Found::Current), Err),
         Some([1]) => missing(Family::ALL.into_iter().map(|family| (family, family.name())), has).map_or(Ok(Found::One), Err),

@@ -2,6 +2,7 @@
 
 pub mod backups;
 mod behind;
+mod beside;
 mod columns;
 pub mod erasure;
 mod format;

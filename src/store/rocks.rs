@@ -11,7 +11,7 @@ use rocksdb::{DB, LogLevel, Options};
 use super::behind::Behind;
 use super::columns::{self, Column};
 use super::rows::FORMAT;
-use super::{Batch, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure, format};
+use super::{Batch, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, beside, erasure, format};
 
 /// Lies in a state directory while it is being restored.
 pub const UNFINISHED: &str = "restore.unfinished";
@@ -114,7 +114,7 @@ impl RocksStore {
         }
         let names = std::iter::once(columns::DEFAULT).chain(Column::all().map(Column::name));
         let names: Vec<&str> = names.collect();
-        let db = retried(|| DB::open_cf_for_read_only(&options(), path, &names, false)).map_err(|e| opening(path, &e))?;
+        let db = beside::opened(path, || DB::open_cf_for_read_only(&options(), path, &names, false))?;
         Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None })
     }
 
@@ -204,20 +204,6 @@ pub(super) fn options() -> Options {
 /// It is some hundred bytes a file, so this costs less than the file that it announces. The setters alone do not roll it.
 fn rolling(mut options: Options) -> Result<Options, StoreError> {
     options.get_options_from_string("max_manifest_file_size=1;max_manifest_space_amp_pct=0").map_err(|e| failed("configure", &e))
-}
-
-/// Opens for reading what a service may be writing: it replaces files in the meantime, and then they are asked for again.
-pub(super) fn retried<T>(mut open: impl FnMut() -> Result<T, rocksdb::Error>) -> Result<T, rocksdb::Error> {
-    const TRIES: u32 = 20;
-    let mut opened = open();
-    for _ in 1..TRIES {
-        if !opened.as_ref().is_err_and(|error| error.to_string().contains("No such file")) {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(25));
-        opened = open();
-    }
-    opened
 }
 
 /// RocksDB reports a bad file in many words; all of them mean that the state must not be used.
@@ -326,24 +312,6 @@ mod tests {
         assert!(RocksStore::read(dir.path()).is_ok());
         drop(store);
         assert!(RocksStore::open(dir.path()).is_ok());
-    }
-
-    /// Each change of options, as every purge makes some, and each flush replaces files.
-    #[test]
-    fn a_reader_never_takes_a_state_that_is_being_written_for_a_damaged_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = RocksStore::open(dir.path()).unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    store.erase(&[KeyRange::all(Family::Meta)], &|_| true).unwrap();
-                }
-            });
-            let failed = (0..100).find_map(|_| RocksStore::read(dir.path()).err());
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            assert!(failed.is_none(), "{failed:?}");
-        });
     }
 
     #[test]
