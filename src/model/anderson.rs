@@ -7,7 +7,7 @@ use faer::{Mat, Side};
 use rayon::prelude::*;
 
 /// Numbers summed by one task; fixed, so that the number of threads does not show in the bits.
-pub(super) const BLOCK: usize = 1 << 14;
+const BLOCK: usize = 1 << 14;
 /// Weight of the identity in the scaled least-squares problem: keeps nearly parallel differences harmless.
 const RIDGE: f64 = 1e-12;
 
@@ -77,7 +77,7 @@ impl Anderson {
         if m == 0 {
             return None;
         }
-        let lengths: Vec<f64> = self.history.iter().map(|(f, _)| dot(f, f, f64::from, f64::from).sqrt()).collect();
+        let lengths: Vec<f64> = self.history.iter().map(|(f, _)| sum_of_products(f, f, f64::from, f64::from).sqrt()).collect();
         if lengths.iter().any(|&length| !(length > 0.0 && length.is_finite())) {
             return None;
         }
@@ -86,12 +86,12 @@ impl Anderson {
         for i in 0..m {
             let column = &self.history[i].0;
             for j in 0..=i {
-                let value = dot(column, &self.history[j].0, f64::from, f64::from) / (lengths[i] * lengths[j]);
+                let value = sum_of_products(column, &self.history[j].0, f64::from, f64::from) / (lengths[i] * lengths[j]);
                 normal[(i, j)] = value;
                 normal[(j, i)] = value;
             }
             normal[(i, i)] += RIDGE;
-            right[(i, 0)] = dot(column, residual, f64::from, |value| value) / lengths[i];
+            right[(i, 0)] = sum_of_products(column, residual, f64::from, |value| value) / lengths[i];
         }
         let gamma = normal.llt(Side::Lower).ok()?.solve(&right);
         Some((0..m).map(|i| gamma[(i, 0)] / lengths[i]).collect())
@@ -112,13 +112,31 @@ fn differences(last: &mut (Vec<f64>, Vec<f64>), point: &[f64], image: &[f64], in
     (!of_image.is_empty()).then_some((of_residual, of_image))
 }
 
-pub(super) fn dot<A: Copy + Sync, B: Copy + Sync>(a: &[A], b: &[B], of_a: impl Fn(A) -> f64 + Sync, of_b: impl Fn(B) -> f64 + Sync) -> f64 {
-    let blocks: Vec<f64> = a
-        .par_chunks(BLOCK)
-        .zip(b.par_chunks(BLOCK))
-        .map(|(a, b)| a.iter().zip(b).fold(0.0, |sum, (&a, &b)| sum + of_a(a) * of_b(b)))
-        .collect();
+/// `a · b`, summed in fixed blocks.
+pub(super) fn sum_of_products<A: Copy + Sync, B: Copy + Sync>(
+    a: &[A],
+    b: &[B],
+    of_a: impl Fn(A) -> f64 + Sync,
+    of_b: impl Fn(B) -> f64 + Sync,
+) -> f64 {
+    let blocks: Vec<f64> = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK)).map(|(a, b)| lanes(a, b, &of_a, &of_b)).collect();
     blocks.iter().sum()
+}
+
+/// `x · y`, by one thread.
+pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
+    lanes(x, y, |value| value, |value| value)
+}
+
+/// `a · b` in eight sums that do not wait for each other.
+fn lanes<A: Copy, B: Copy>(a: &[A], b: &[B], of_a: impl Fn(A) -> f64, of_b: impl Fn(B) -> f64) -> f64 {
+    let mut sums = [0.0; 8];
+    for (a, b) in a.chunks(sums.len()).zip(b.chunks(sums.len())) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += of_a(a) * of_b(b);
+        }
+    }
+    sums.iter().sum()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::als::Weights;
+use super::anderson::dot;
 use super::certificate::{RANK_CUTOFF, ZERO};
 use super::factors::{Factors, Table};
 use super::lanczos::{self, Operator, Triplet};
@@ -80,6 +81,8 @@ pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weight
     let complement = Complement { gradient: &gradient, directions: &directions };
     let mut start = gradient.start();
     let length = lanczos::inner(&start, &start);
+    // The start is what may be all but gone, and what is left of it is measured.
+    complement.project(1, &mut start);
     complement.project(1, &mut start);
     if lanczos::inner(&start, &start) <= NOTHING_LEFT * length {
         return Some(Search { sigma: 0.0, missing: 0, binds: false, ways: Vec::new() });
@@ -155,18 +158,6 @@ pub(super) fn scales(ratings: &Ratings, factors: &Factors, weights: &Weights) ->
 pub(super) fn blocks(rows: &Rows) -> Vec<std::ops::Range<usize>> {
     let size = rows.len().div_ceil(BLOCKS).max(1);
     (0..rows.len()).step_by(size).map(|first| first..(first + size).min(rows.len())).collect()
-}
-
-/// `x · y`, in eight sums that do not wait for each other.
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    let (x, y) = (x.chunks(8), y.chunks(8));
-    let mut sums = [0.0; 8];
-    for (x, y) in x.zip(y) {
-        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
-            *sum += x * y;
-        }
-    }
-    sums.iter().sum()
 }
 
 /// A number in ±1 that depends on the row alone.
@@ -350,17 +341,16 @@ struct Complement<'a> {
 }
 
 impl Complement<'_> {
-    /// Takes the directions in use out of a vector of users (0) or items (1); twice, for the rounding of the first time.
+    /// Takes the directions in use out of a vector of users (0) or items (1). What rounding leaves of them is as large the
+    /// next time, and not larger: they have σ = 1.
     fn project(&self, side: usize, x: &mut [f64]) {
         let table = if side == 0 { &self.gradient.factors.users } else { &self.gradient.factors.items };
         let scales = &self.gradient.scales[side];
         let unscale = |row: usize| if scales[row] > 0.0 { scales[row].recip() } else { 0.0 };
-        for _ in 0..2 {
-            let shares = gathered(table, &x.iter().enumerate().map(|(row, x)| x * unscale(row)).collect::<Vec<f64>>());
-            let shares = &self.directions.inverse[side] * Mat::from_fn(shares.len(), 1, |i, _| shares[i]);
-            let shares = shares.col_as_slice(0);
-            x.par_iter_mut().enumerate().for_each(|(row, x)| *x -= unscale(row) * dot(table.raw(row), shares));
-        }
+        let shares = gathered(table, &x.iter().enumerate().map(|(row, x)| x * unscale(row)).collect::<Vec<f64>>());
+        let shares = &self.directions.inverse[side] * Mat::from_fn(shares.len(), 1, |i, _| shares[i]);
+        let shares = shares.col_as_slice(0);
+        x.par_iter_mut().enumerate().for_each(|(row, x)| *x -= unscale(row) * dot(table.raw(row), shares));
     }
 }
 

@@ -134,6 +134,8 @@ struct Run<'a> {
     ratings: &'a Ratings,
     weights: Weights,
     factors: Factors,
+    /// The directions along which `factors` are seen; `None` where those are all of the k-space.
+    along: Option<Subspace>,
     counts: [usize; 2],
     /// Items that have first values, until these have been swept.
     fresh: Vec<usize>,
@@ -155,11 +157,11 @@ impl<'a> Run<'a> {
         keep_live(&mut factors.items, |row| ratings.items.degree(row), ratings.items.len());
         let counts = [factors.users.count(), factors.items.count()];
         let fresh = problem.initial.iter().map(|(item, _)| *item as usize).collect();
-        Run { arch, problem, params, depth, ratings, weights, factors, counts, fresh, reach: squares.sqrt() }
+        Run { arch, problem, params, depth, ratings, weights, factors, along: None, counts, fresh, reach: squares.sqrt() }
     }
 
-    fn measure(&self) -> Measured {
-        measure(self.arch, self.ratings, &self.factors, &self.weights)
+    fn measure(&self, factors: &Factors) -> Measured {
+        measure(self.arch, self.ratings, factors, &self.weights)
     }
 
     /// Converges and leaves saddles; then proves what there is to prove, and goes on converging while that may help.
@@ -199,6 +201,13 @@ impl<'a> Run<'a> {
 
     /// Converges to a residual of `target`, and again from every saddle that is found.
     fn descend_to(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
+        let found = self.descend_along(target, watch, trace)?;
+        self.widen();
+        Ok(found)
+    }
+
+    /// As [`Run::descend_to`]; the factors are left as they are seen along the directions in use.
+    fn descend_along(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
         let mut measured = self.settle(target, watch, trace)?;
         for escapes in 0..=ESCAPES {
             if measured.residual > target {
@@ -210,6 +219,7 @@ impl<'a> Run<'a> {
                 return Ok(Found { measured, search, verdict: None });
             };
             let before = measured.objective;
+            self.widen();
             escape::follow(self.ratings, &mut self.factors, &self.weights, ways);
             measured = self.settle(target, watch, trace)?;
             if measured.residual <= target && measured.objective >= before - ROUNDING * before.abs() {
@@ -222,24 +232,67 @@ impl<'a> Run<'a> {
 
     /// Looks for what would lower the objective. What is in use is all that is looked beside, so the directions in use tell as
     /// well as all of them that nothing is missing.
-    fn search(&self, target: f64) -> Option<Search> {
+    fn search(&mut self, target: f64) -> Option<Search> {
         let of = |factors: &Factors| escape::search(self.arch, self.ratings, factors, &self.weights, target);
-        let found = self.subspace().and_then(|subspace| of(&subspace.narrowed(&self.factors)));
-        found.filter(|found| found.missing == 0).or_else(|| of(&self.factors))
+        let found = match &self.along {
+            Some(_) => of(&self.factors),
+            None => self.subspace().and_then(|subspace| of(&subspace.narrowed(&self.factors))),
+        };
+        if found.as_ref().is_some_and(|found| found.missing == 0) {
+            return found;
+        }
+        self.widen();
+        escape::search(self.arch, self.ratings, &self.factors, &self.weights, target)
     }
 
     fn has_sweeps(&self, trace: &[f64]) -> bool {
         (trace.len() as u32) < self.params.max_sweeps
     }
 
-    /// Converges until that holds when measured afresh: what the sweeps saw on their way may differ by rounding.
+    fn goes_on(&self, measured: &Measured, target: f64, watch: &dyn Watch, trace: &[f64]) -> bool {
+        measured.residual > target && self.has_sweeps(trace) && !watch.cancelled()
+    }
+
+    /// Converges until that holds when measured afresh: what the sweeps saw on their way may differ by rounding. The factors
+    /// are left as they are seen along the directions in use, and what is measured there holds for the whole: rows that have
+    /// no share in another direction have none of their residual there either.
     fn settle(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Measured, RowFailed> {
-        let mut measured = self.measure();
-        while measured.residual > target && self.has_sweeps(trace) && !watch.cancelled() {
-            self.converge(measured.residual, target, watch, trace)?;
-            measured = self.measure();
+        let mut measured = self.narrow(target);
+        while self.goes_on(&measured, target, watch, trace) {
+            self.sweep(measured.residual, target, watch, trace)?;
+            measured = self.measure(&self.factors);
+            if self.goes_on(&measured, target, watch, trace) {
+                // Perhaps among fewer directions.
+                self.widen();
+                measured = self.narrow(target);
+            }
         }
         Ok(measured)
+    }
+
+    /// Leaves out the directions that are not in use, and measures what is left. Factors that have reached the target with all
+    /// of them stay as they are, to the bit.
+    fn narrow(&mut self, target: f64) -> Measured {
+        let subspace = self.subspace();
+        self.fresh.clear();
+        let Some(subspace) = subspace else { return self.measure(&self.factors) };
+        let narrow = subspace.narrowed(&self.factors);
+        let measured = self.measure(&narrow);
+        if measured.residual <= target {
+            let whole = self.measure(&self.factors);
+            if whole.residual <= target {
+                return whole;
+            }
+        }
+        (self.factors, self.along) = (narrow, Some(subspace));
+        measured
+    }
+
+    /// Back into the k-space.
+    fn widen(&mut self) {
+        if let Some(subspace) = self.along.take() {
+            self.factors = subspace.widened(&self.factors);
+        }
     }
 
     /// The directions in which to sweep, if those are fewer than all.
@@ -256,20 +309,6 @@ impl<'a> Run<'a> {
 
     /// Sweeps until a residual of at most `target` is seen, or until it is seen that half the directions would do;
     /// `residual` is that of the factors at hand.
-    fn converge(&mut self, residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
-        let subspace = self.subspace();
-        self.fresh.clear();
-        if let Some(subspace) = &subspace {
-            self.factors = subspace.narrowed(&self.factors);
-        }
-        self.sweep(residual, target, watch, trace)?;
-        if let Some(subspace) = &subspace {
-            self.factors = subspace.widened(&self.factors);
-        }
-        Ok(())
-    }
-
-    /// As [`Run::converge`], in the k-space of the factors at hand.
     fn sweep(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let began = trace.len();
         let mut anderson = Anderson::new(self.depth);

@@ -237,6 +237,10 @@ fn new_rows_need_no_more_directions_than_they_bring() {
     let taste: f64 = learned.factors.users.raw(41).iter().zip(learned.factors.items.raw(30)).map(|(x, y)| x * y).sum();
     assert!(taste > 0.3, "{taste}");
     assert!(learned.measured.residual <= params.tolerance && distance(&learned.factors, &retrained.factors) < 1e-6);
+    // What was measured along the directions in use holds for all of them.
+    let whole = measure(Arch::new(), &grown, &learned.factors, &Weights::new(&params, 0.0));
+    assert!((whole.residual - learned.measured.residual).abs() < 1e-12, "{whole:?} {:?}", learned.measured);
+    assert!((whole.objective / learned.measured.objective - 1.0).abs() < 1e-12);
 }
 
 /// σ = 1.00002: put at its best weight alone, half of the final one, the direction died again and again, for thousands

@@ -225,19 +225,32 @@ fn gather_panel<S: Simd>(simd: S, sweep: &Sweep<'_>, (columns, values): (&[u32],
     let (half, stride, k) = (&sweep.half, sweep.single.stride, sweep.half.fixed.rank());
     let Workspace { sums, panel, x, roots, factors, .. } = work;
     let n = columns.len();
+    let (roots, factors) = (&mut roots[..n], &mut factors[..n]);
+    let mass = half.weights.pairs(values, roots, factors);
     if sweep.precision == Precision::Single {
-        let (roots, factors) = (&mut roots[..n], &mut factors[..n]);
-        sums.mass += half.weights.pairs(values, roots, factors);
+        sums.mass += mass;
         kernel::gather(simd, (sweep.single.lines(), columns), (roots, factors), &mut panel.get_mut()[..n * stride], sums.right.get_mut());
     } else {
         let lines = half.fixed.lines();
-        for ((&column, &value), target) in columns.iter().zip(values).zip(panel.get_mut().chunks_exact_mut(stride)) {
-            let root = half.weights.pair(value).0.sqrt();
-            for (target, &y) in target.iter_mut().zip(lines.at(column)) {
-                *target = (root * y) as f32;
-            }
+        for ((&column, &root), target) in columns.iter().zip(&*roots).zip(panel.get_mut().chunks_exact_mut(stride)) {
+            weigh(f64::from(root), lines.at(column), target);
         }
         sums.pull.take::<S, false>(simd, half, &x.get()[..k], (columns, values), &[]);
+    }
+}
+
+/// `target = root · y`, eight numbers at a time.
+#[inline(always)]
+fn weigh(root: f64, y: &[f64], target: &mut [f32]) {
+    let (targets, rest) = target[..y.len()].as_chunks_mut::<8>();
+    let (ys, last) = y.as_chunks::<8>();
+    for (target, y) in targets.iter_mut().zip(ys) {
+        for i in 0..8 {
+            target[i] = (root * y[i]) as f32;
+        }
+    }
+    for (target, y) in rest.iter_mut().zip(last) {
+        *target = (root * y) as f32;
     }
 }
 
