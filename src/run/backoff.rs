@@ -25,6 +25,11 @@ impl Backoff {
         *self = Backoff::default();
     }
 
+    /// Has it failed, and not succeeded since?
+    pub(super) fn is_on(&self) -> bool {
+        self.pause > 0
+    }
+
     /// A clock that was set back must not make the pause longer than it ever is.
     pub(super) fn is_over(&self, now: Millis) -> bool {
         now >= self.until || self.until - now > LONGEST_PAUSE

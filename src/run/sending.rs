@@ -90,7 +90,7 @@ impl Service {
         self.restored();
         self.purging.published(&published.requests, now);
         published.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
-        for (seen, count) in std::mem::take(&mut self.ages_under_way) {
+        for (seen, count) in std::mem::take(&mut self.ages_adopted) {
             self.metrics.observe(&Happening::EventAge { seconds: (now - seen).max(0) as f64 / 1e3, count });
         }
         self.metrics.observe(&Happening::Phase { phase: "publish", seconds: (now - sending.since).max(0) as f64 / 1e3 });

@@ -8,6 +8,7 @@ use crate::config::{Generation, Keep, Purge, Topics};
 use crate::kafka::{Positions, Sink, Source};
 use crate::metrics::{Happening, Metrics};
 use crate::model::factors::Side;
+use crate::model::generation::Outcome;
 use crate::model::processor::{FoldError, State};
 use crate::model::receipt::Status;
 use crate::model::{Millis, receipt};
@@ -100,11 +101,14 @@ pub struct Service {
     /// Another process may be at work with our identity: the next parcel looks, and is sent even when it is empty.
     pub(super) contested: bool,
     solving: Option<Solving>,
+    /// What a solve came to, and its seconds, until it can be adopted.
+    outcome: Option<(Outcome, f64)>,
     /// Rows that wait in the outbox.
     pub(super) outbox: u64,
     /// Bytes of the dead letters among them.
     pub(super) letter_bytes: u64,
-    /// A whole generation is among them. The next one waits for it: the rows' values are those of the current one.
+    /// A whole generation is among them. The next one is not adopted before it is out: the rows' values are those of the
+    /// current one.
     pub(super) unpublished: bool,
     /// When the oldest change came that no generation knows.
     pub(super) first_change: Option<Millis>,
@@ -113,9 +117,10 @@ pub struct Service {
     urgent: bool,
     /// A solve that served forgets gave way to more; the next one finishes.
     joined: bool,
-    /// Seen since the last cut; in the generation under way.
+    /// Seen since the last cut; in the generation that is solved; in the one that is on its way to readers.
     pub(super) ages: Ages,
     pub(super) ages_under_way: Ages,
+    pub(super) ages_adopted: Ages,
     freeze_seconds: f64,
     pub(super) sink_pause: Backoff,
     solver_pause: Backoff,
@@ -156,10 +161,12 @@ impl Service {
             sending: None,
             contested: false,
             solving: None,
+            outcome: None,
             outbox: backlog.rows,
             letter_bytes: backlog.letter_bytes,
             unpublished: backlog.generation,
             ages_under_way: Ages::new(),
+            ages_adopted: Ages::new(),
             freeze_seconds: 0.0,
             sink_pause: Backoff::default(),
             solver_pause: Backoff::default(),
@@ -189,7 +196,7 @@ impl Service {
 
     /// Everything that is stored is published, and nothing is under way.
     pub fn is_settled(&self) -> bool {
-        self.solving.is_none() && self.restoring.is_none() && self.is_drained() && !self.state.is_behind()
+        self.solving.is_none() && self.outcome.is_none() && self.restoring.is_none() && self.is_drained() && !self.state.is_behind()
     }
 
     /// Nothing is left to write or to hand out.
@@ -211,12 +218,17 @@ impl Service {
             // Nothing to decide while the last step is written.
             None => self.settle(ports.source)?,
         };
-        if let Some(solved) = ports.solver.poll() {
-            self.solved(solved, now)?;
-            progress = true;
-        }
         if let Some(parceled) = ports.sink.poll() {
             self.parceled(parceled, now)?;
+            progress = true;
+        }
+        if let Some(solved) = ports.solver.poll() {
+            self.solved(solved, now);
+            progress = true;
+        }
+        // The rows in the outbox have their values from the generation that stands: it stays until they are out.
+        if let Some((outcome, seconds)) = self.outcome.take_if(|_| !self.unpublished) {
+            self.adopt(outcome, seconds, now)?;
             progress = true;
         }
         if self.sending.is_none() && (self.outbox > 0 || self.contested) && self.sink_pause.is_over(now) {
@@ -248,12 +260,15 @@ impl Service {
         self.urgent = true;
     }
 
-    /// One generation at a time is under way, from its freeze until readers have it.
+    /// One generation at a time is solved; the one before may still be on its way to readers, unless it waits for brokers:
+    /// one that begins when they are back knows more.
     fn is_due(&self, now: Millis) -> bool {
-        if self.restoring.as_ref().is_some_and(|restoring| !restoring.may_solve()) {
+        let waits = self.unpublished && (self.sink_pause.is_on() || self.restoring.is_some());
+        if waits || self.restoring.as_ref().is_some_and(|restoring| !restoring.may_solve()) {
             return false;
         }
-        if self.solving.is_some() || !self.solver_pause.is_over(now) || self.unpublished || !self.state.is_behind() {
+        let under_way = self.solving.is_some() || self.outcome.is_some();
+        if under_way || !self.solver_pause.is_over(now) || !self.state.is_behind() {
             return false;
         }
         self.urgent
@@ -309,27 +324,29 @@ impl Service {
         Ok(())
     }
 
-    #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
-    fn solved(&mut self, solved: Solved, now: Millis) -> Result<(), TurnError> {
+    fn solved(&mut self, solved: Solved, now: Millis) {
         let gave_way = self.solving.take().is_some_and(|solving| solving.gave_way);
-        let outcome = match solved.result {
-            Ok(outcome) => outcome,
+        match solved.result {
+            Ok(outcome) if gave_way && !outcome.is_certified() => {
+                self.state.abandon(outcome);
+                self.urgent = true;
+            }
+            Ok(outcome) => self.outcome = Some((outcome, solved.seconds)),
             Err(reason) => {
                 self.metrics.observe(&Happening::SolverFailed { reason: &reason });
                 self.state.failed();
                 self.retry_later(now);
-                return Ok(());
             }
-        };
-        if gave_way && !outcome.is_certified() {
-            self.state.abandon(outcome);
-            self.urgent = true;
-            return Ok(());
         }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "how long a phase takes is told, and decides nothing")]
+    fn adopt(&mut self, outcome: Outcome, seconds: f64, now: Millis) -> Result<(), TurnError> {
         self.joined = false;
+        self.ages_adopted.append(&mut self.ages_under_way);
         let trace = outcome.solution.trace.clone();
         let began = Instant::now();
-        let new = self.state.adopt(outcome, solved.seconds, now);
+        let new = self.state.adopt(outcome, seconds, now);
         let Some(current) = self.state.current() else { return Ok(()) };
         // Before the commit, which needs the room of the generation before.
         self.board.serve(current, self.names());
@@ -338,7 +355,7 @@ impl Service {
         self.unpublished = true;
         let manifest = &current.manifest;
         let certified = manifest.certificate.holds();
-        let phases = [("freeze", self.freeze_seconds), ("solve", solved.seconds), ("commit", began.elapsed().as_secs_f64())];
+        let phases = [("freeze", self.freeze_seconds), ("solve", seconds), ("commit", began.elapsed().as_secs_f64())];
         self.metrics.observe(&Happening::GenerationCommitted(committed(manifest, &phases)));
         new.requests.iter().for_each(|(_, request)| self.tell_receipt(&request.receipt, now));
         self.board.committed(manifest, trace);

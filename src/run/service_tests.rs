@@ -226,3 +226,69 @@ fn a_group_that_comes_twice_takes_no_receipt_back() {
     assert!(statuses.iter().filter(|status| **status == Status::Unlearned).count() > 1, "it came twice: {statuses:?}");
     assert!(statuses.is_sorted(), "{statuses:?}");
 }
+
+fn plays_of_two(world: &mut World) {
+    for (user, item) in [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")] {
+        world.inputs[0].push(format!(r#"{{"user":"{user}","item":"{item}","time":1}}"#));
+    }
+}
+
+fn turns(world: &mut World, service: &mut Service, shell: &mut Shell, now: &mut Millis, n: usize) {
+    for round in 0..n {
+        *now += 200;
+        shell.take = (round % 2, 50);
+        turn(world, service, shell, *now, true);
+    }
+}
+
+#[test]
+fn a_generation_is_solved_while_the_one_before_is_on_its_way_and_stands_once_that_is_out() {
+    let mut world = World::default();
+    let (mut service, mut shell) = open(&world, &params(Objective::Implicit, 1), NEVER);
+    plays_of_two(&mut world);
+    let mut now = 0;
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    world.inputs[0].push(r#"{"user":"c","item":"x","time":1}"#.to_owned());
+    while !service.unpublished {
+        turns(&mut world, &mut service, &mut shell, &mut now, 1);
+    }
+    let generation = |service: &Service| service.state().current().map(|current| current.manifest.generation);
+    let on_its_way = shell.parcel.take();
+    assert!(on_its_way.is_some());
+    world.inputs[1].push(r#"{"request_id":"r","user":"b","time":5}"#.to_owned());
+    turns(&mut world, &mut service, &mut shell, &mut now, 12);
+    let status = |service: &Service| service.tables().request(&key().request("r")).unwrap().unwrap().receipt.status;
+    assert!(service.outcome.is_some() && shell.job.is_none(), "it is solved, and nothing further is");
+    assert_eq!((generation(&service), status(&service)), (Some(2), Status::Erased), "what is on its way has values of generation 2");
+    assert!(!service.ages_adopted.is_empty() && !service.ages_under_way.is_empty() && !service.is_settled());
+
+    shell.parcel = on_its_way;
+    turns(&mut world, &mut service, &mut shell, &mut now, 1);
+    assert_eq!(generation(&service), Some(3));
+    assert_eq!((service.ages_adopted.len(), service.ages_under_way.len()), (1, 0), "the forget, and not what came before");
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    let (digest, manifest) = reader(&world);
+    assert_eq!((digest, manifest.parent, manifest.counts.users), (manifest.digest, Some(2), 2));
+    assert_eq!(status(&service), Status::Published);
+}
+
+#[test]
+fn nothing_is_solved_while_brokers_take_nothing() {
+    let mut world = World::default();
+    let (mut service, mut shell) = open(&world, &params(Objective::Implicit, 1), NEVER);
+    plays_of_two(&mut world);
+    let mut now = 0;
+    while !service.unpublished {
+        turns(&mut world, &mut service, &mut shell, &mut now, 1);
+    }
+    world.inputs[1].push(r#"{"request_id":"r","user":"b","time":5}"#.to_owned());
+    for _ in 0..20 {
+        shell.fail_send = true;
+        turns(&mut world, &mut service, &mut shell, &mut now, 2);
+    }
+    assert!(service.unpublished && shell.job.is_none() && service.outcome.is_none(), "when they are back more is known");
+    shell.fail_send = false;
+    settle(&mut world, &mut service, &mut shell, &mut now);
+    let (digest, manifest) = reader(&world);
+    assert_eq!((digest, manifest.generation, manifest.counts.users), (manifest.digest, 2, 1));
+}

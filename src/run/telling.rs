@@ -106,7 +106,7 @@ impl Service {
         let pending: Vec<_> = stages.iter().map(|(&stage, &(count, _))| (stage, count)).collect();
         self.metrics.observe(&Happening::Pending { stages: &pending, oldest_seconds });
         let stages = stages.into_iter().map(|(stage, (count, first))| Waiting { stage, count, longest_seconds: since(first) }).collect();
-        let unseen = self.ages_under_way.first().or(self.ages.first());
+        let unseen = [&self.ages_adopted, &self.ages_under_way, &self.ages].into_iter().find_map(|ages| ages.first());
         let seconds = unseen.map_or(0.0, |(seen, _)| (now - seen).max(0) as f64 / 1e3);
         self.metrics.observe(&Happening::EventOldest { seconds });
         if let Some(Disk { bytes, free }) = self.tables.store().disk() {
