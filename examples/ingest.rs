@@ -32,9 +32,6 @@ use service::{Service, ServiceError};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Reads of each bare consumer; the fastest one in batches is what the service is held against.
-const BARE_READS: u32 = 3;
-
 /// Measures ingest against a bare consumer.
 #[derive(Debug, Parser)]
 struct Args {
@@ -52,6 +49,9 @@ struct Args {
     partitions: i32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Reads of each bare consumer; the fastest one in batches is what the service is held against
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    bare_reads: u32,
     /// Runs of the service, each on an empty state directory; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
@@ -129,7 +129,7 @@ fn measure(args: &Args) -> Result<(), IngestError> {
     sent.print("producer");
     let mut bare = 0.0_f64;
     for (how, name) in [(How::Polled, "bare consumer, one by one"), (How::Batched, "bare consumer, batches")] {
-        for _ in 0..BARE_READS {
+        for _ in 0..args.bare_reads {
             let rate = bare::read(client(args), topic, args.partitions, sent.events, how)?;
             rate.print(name);
             if how == How::Batched {
@@ -159,7 +159,9 @@ fn measure(args: &Args) -> Result<(), IngestError> {
 
 /// One run of the service over the whole topic; events per second.
 fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
-    let ingest = Service::start(&args.brokers, topic)?.ingest(args.events, Duration::from_secs(args.patience))?;
+    let patience = Duration::from_secs(args.patience);
+    let mut service = Service::start(&args.brokers, topic)?;
+    let ingest = service.ingest(args.events, patience)?;
     let rate = Rate { events: args.events, time: ingest.time };
     rate.print("nepenthe run, durable");
     println!(
@@ -169,6 +171,8 @@ fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
         ingest.state_bytes as f64 / args.events as f64,
         ingest.peak_bytes / 1_000_000
     );
+    let restart = service.restart(patience)?;
+    println!("    {:.2} s from a start on this state to ready; {} MB at most", restart.ready.as_secs_f64(), restart.peak_bytes / 1_000_000);
     Ok(rate.per_second())
 }
 

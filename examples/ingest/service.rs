@@ -1,7 +1,7 @@
 //! `nepenthe run` as a child, seen only from outside: its command line, its `/metrics` and its exit code.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub enum ServiceError {
     Stuck { stored: u64, wanted: u64, waited: Duration },
     #[error("{stored} events stored where {wanted} were sent")]
     TooMany { stored: u64, wanted: u64 },
+    #[error("not ready after {0:?}")]
+    NotReady(Duration),
     #[error("/metrics has no `{0}`")]
     NoMetric(&'static str),
 }
@@ -50,43 +52,83 @@ pub struct Ingest {
     pub peak_bytes: u64,
 }
 
+/// What starting again on the same state took.
+pub struct Restart {
+    /// From the start of the process to the first 200 of `/readyz`.
+    pub ready: Duration,
+    /// Largest resident memory of the process until then.
+    pub peak_bytes: u64,
+}
+
 /// The running child with its state directory; both are gone when it is dropped.
 pub struct Service {
     child: Child,
-    address: SocketAddr,
+    way: Way,
     started: Instant,
     dir: TempDir,
 }
 
+/// How the binary is called.
+struct Way {
+    binary: PathBuf,
+    brokers: String,
+    topic: String,
+    state: PathBuf,
+    address: SocketAddr,
+}
+
+impl Way {
+    /// No generation is due for a day and a billion events.
+    fn command(&self, name: &str) -> Command {
+        let Way { binary, brokers, topic, state, address } = self;
+        let mut command = Command::new(binary);
+        command.arg(name).arg("--brokers").arg(brokers).arg("--state").arg(state);
+        command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
+        // A group of its own: the member of an earlier run, on another state, would hold this one up.
+        command.arg("--set").arg(format!("kafka.group=ingest-{}", address.port()));
+        command.args(["--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
+        command.args(["--set", "log.level=warn"]);
+        command
+    }
+}
+
 impl Service {
-    /// Makes the other topics, then starts the service on an empty state directory. No generation is due for a day and a
-    /// billion events, so what is measured is the way from the topic into the store.
+    /// Makes the other topics, then starts the service on an empty state directory, with a model that stays idle: what is
+    /// measured is the way from the topic into the store.
     pub fn start(brokers: &str, topic: &str) -> Result<Service, ServiceError> {
         let binary = binary().map_err(ServiceError::io("the binary"))?;
         let dir = TempDir::with_prefix("nepenthe-ingest-").map_err(ServiceError::io("state directory"))?;
         let address = free_address().map_err(ServiceError::io("a free port"))?;
-        let state = dir.path().join("state");
-        let command = |name: &str| {
-            let mut command = Command::new(&binary);
-            command.arg(name).arg("--brokers").arg(brokers).arg("--state").arg(&state);
-            command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
-            // A group of its own: the member of an earlier run, on another state, would hold this one up.
-            command.arg("--set").arg(format!("kafka.group=ingest-{}", address.port()));
-            command.args(["--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
-            command.args(["--set", "log.level=warn"]);
-            command
-        };
-        let status = command("topics").stdout(std::process::Stdio::null()).status().map_err(ServiceError::io("nepenthe topics"))?;
+        let way = Way { binary, brokers: brokers.to_owned(), topic: topic.to_owned(), state: dir.path().join("state"), address };
+        let status = way.command("topics").stdout(std::process::Stdio::null()).status().map_err(ServiceError::io("nepenthe topics"))?;
         if !status.success() {
             return Err(ServiceError::Ended { command: "topics".to_owned(), status });
         }
         let started = Instant::now();
-        let child = command("run").spawn().map_err(ServiceError::io("nepenthe run"))?;
-        Ok(Service { child, address, started, dir })
+        let child = way.command("run").spawn().map_err(ServiceError::io("nepenthe run"))?;
+        Ok(Service { child, way, started, dir })
+    }
+
+    /// Starts it again, once it has ended, and ends it when it is ready.
+    pub fn restart(&mut self, patience: Duration) -> Result<Restart, ServiceError> {
+        self.started = Instant::now();
+        self.child = self.way.command("run").spawn().map_err(ServiceError::io("nepenthe run"))?;
+        while get(self.way.address, "/readyz").is_err() {
+            if let Some(status) = self.child.try_wait().map_err(ServiceError::io("nepenthe run"))? {
+                return Err(ServiceError::Ended { command: "run".to_owned(), status });
+            }
+            if self.started.elapsed() > patience {
+                return Err(ServiceError::NotReady(patience));
+            }
+            std::thread::sleep(POLL);
+        }
+        let (ready, peak_bytes) = (self.started.elapsed(), peak_bytes(self.child.id()).unwrap_or(0));
+        self.stop()?;
+        Ok(Restart { ready, peak_bytes })
     }
 
     /// Waits until `wanted` events are stored, then ends the service in order.
-    pub fn ingest(mut self, wanted: u64, patience: Duration) -> Result<Ingest, ServiceError> {
+    pub fn ingest(&mut self, wanted: u64, patience: Duration) -> Result<Ingest, ServiceError> {
         let mut begin = self.started;
         let mut cpu_at_begin = 0.0;
         let (mut stored, mut changed) = (0, Instant::now());
@@ -96,7 +138,7 @@ impl Service {
             }
             let asked = Instant::now();
             // Not yet listening at first; a service that stays silent runs into `patience`.
-            let page = get(self.address, "/metrics").unwrap_or_default();
+            let page = get(self.way.address, "/metrics").unwrap_or_default();
             let now = if page.is_empty() { 0 } else { sample(&page, ACCEPTED)? as u64 };
             if now == 0 {
                 begin = asked;

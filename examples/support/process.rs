@@ -30,7 +30,11 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(std::io::Error::other(head.lines().next().unwrap_or("no answer").to_owned()));
+    }
+    Ok(body.to_owned())
 }
 
 /// The largest resident memory that a process has had; `None` where the kernel does not tell.
