@@ -99,8 +99,13 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     // The mark is in the newest log: flushing it begins another.
     mark(db)?;
     flush(db, default(db)?)?;
-    flush_all(db)?;
-    if !quiet.is_reached()? {
+    // Both at once: neither needs what the other makes, and at full ingest each waits.
+    let (flushed, reached) = std::thread::scope(|scope| {
+        let reached = scope.spawn(|| quiet.is_reached());
+        (flush_all(db), reached.join().unwrap_or_else(|_| Err(io("compact", "a thread of it panicked"))))
+    });
+    flushed?;
+    if !reached? {
         let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
         return Ok(Erased { leftover, ..Erased::default() });
     }
