@@ -68,6 +68,11 @@ impl Outcome {
     pub fn is_certified(&self) -> bool {
         self.solution.measured.residual <= self.job.problem.params.tolerance
     }
+
+    /// Did a forget wait for it?
+    pub fn serves(&self) -> bool {
+        self.job.serves()
+    }
 }
 
 impl Job {

@@ -25,6 +25,8 @@ const SINGLE_ROUNDING: f64 = 1e-5;
 const SINGLE_ABOVE: f64 = 1e-2;
 /// Sweeps in f32 at the most: where a right-hand side cancels its residual has a floor in f32 that may lie higher.
 const SINGLE_SWEEPS: usize = 16;
+/// Below this residual the rounding of the way back into the k-space may tell, and the whole is measured.
+const TURNED: f64 = 1e-10;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
 const ESCAPES: u32 = 8;
 /// Sweeps after which it is looked again whether fewer directions would do.
@@ -201,8 +203,16 @@ impl<'a> Run<'a> {
 
     /// Converges to a residual of `target`, and again from every saddle that is found.
     fn descend_to(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
-        let found = self.descend_along(target, watch, trace)?;
+        let mut found = self.descend_along(target, watch, trace)?;
+        let was_narrow = self.along.is_some();
         self.widen();
+        if was_narrow && target < TURNED {
+            found.measured = self.measure(&self.factors);
+            while self.goes_on(&found.measured, target, watch, trace) {
+                self.sweep(found.measured.residual, target, watch, trace)?;
+                found.measured = self.measure(&self.factors);
+            }
+        }
         Ok(found)
     }
 

@@ -226,13 +226,14 @@ impl Service {
             self.solved(solved, now);
             progress = true;
         }
-        // The rows in the outbox have their values from the generation that stands: it stays until they are out.
+        if self.sending.is_none() && (self.outbox > 0 || self.contested) && self.sink_pause.is_over(now) {
+            progress |= self.send(ports.sink, now)?;
+        }
+        // The rows in the outbox have their values from the generation that stands: it stays until they are out. Receipts of
+        // that one are on their way by now, and do not wait for the whole of this one.
         if let Some((outcome, seconds)) = self.outcome.take_if(|_| !self.unpublished) {
             self.adopt(outcome, seconds, now)?;
             progress = true;
-        }
-        if self.sending.is_none() && (self.outbox > 0 || self.contested) && self.sink_pause.is_over(now) {
-            progress |= self.send(ports.sink, now)?;
         }
         if take_in && self.is_due(now) {
             self.freeze(ports.solver, now)?;
@@ -248,9 +249,10 @@ impl Service {
     }
 
     fn phase(&self) -> Phase {
-        match (self.solving.is_some(), &self.sending) {
-            (true, _) => Phase::Solving,
-            (false, Some(Sending { generation: Some(_), .. })) => Phase::Publishing,
+        match (&self.sending, self.solving.is_some()) {
+            // Also while the next one is solved: brokers that hang must show.
+            (Some(Sending { generation: Some(_), .. }), _) => Phase::Publishing,
+            (_, true) => Phase::Solving,
             _ => Phase::Idle,
         }
     }
@@ -284,9 +286,14 @@ impl Service {
     /// Ends a solve for a forget that is due; what the solve has found is gone on from. One that serves nobody gives way
     /// when it is long: the forget must not wait for a model that still knows what it forgets. One that serves forgets is
     /// joined in its first half, once: a forget waits for half a solve and its own at the most, and requests that keep coming
-    /// keep nobody from being served.
+    /// keep nobody from being served. One that is over and waits until the generation before is out is gone on from, too.
     fn give_way(&mut self, solver: &mut dyn Solver, now: Millis) {
         let due = self.forget_is_due(now);
+        if let Some((outcome, _)) = self.outcome.take_if(|_| due && self.unpublished && !self.joined) {
+            self.joined = outcome.serves();
+            self.state.abandon(outcome);
+            self.urgent = true;
+        }
         let Some(solving) = self.solving.as_mut().filter(|solving| due && !solving.gave_way) else { return };
         let (gives_way, serves) = match solving.gives_way {
             GivesWay::Never => (false, false),

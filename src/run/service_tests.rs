@@ -234,9 +234,9 @@ fn plays_of_two(world: &mut World) {
 }
 
 fn turns(world: &mut World, service: &mut Service, shell: &mut Shell, now: &mut Millis, n: usize) {
-    for round in 0..n {
+    for _ in 0..n {
         *now += 200;
-        shell.take = (round % 2, 50);
+        shell.take = ((*now / 200 % 2) as usize, 50);
         turn(world, service, shell, *now, true);
     }
 }
@@ -246,30 +246,38 @@ fn a_generation_is_solved_while_the_one_before_is_on_its_way_and_stands_once_tha
     let mut world = World::default();
     let (mut service, mut shell) = open(&world, &params(Objective::Implicit, 1), NEVER);
     plays_of_two(&mut world);
+    world.inputs[0].push(r#"{"user":"c","item":"x","time":1}"#.to_owned());
     let mut now = 0;
     settle(&mut world, &mut service, &mut shell, &mut now);
-    world.inputs[0].push(r#"{"user":"c","item":"x","time":1}"#.to_owned());
-    while !service.unpublished {
+    world.inputs[1].push(r#"{"request_id":"q","user":"c","time":5}"#.to_owned());
+    while !service.sending.as_ref().is_some_and(|sending| sending.generation.is_some()) {
         turns(&mut world, &mut service, &mut shell, &mut now, 1);
     }
     let generation = |service: &Service| service.state().current().map(|current| current.manifest.generation);
+    let status = |service: &Service, id: &str| service.tables().request(&key().request(id)).unwrap().unwrap().receipt.status;
     let on_its_way = shell.parcel.take();
     assert!(on_its_way.is_some());
     world.inputs[1].push(r#"{"request_id":"r","user":"b","time":5}"#.to_owned());
     turns(&mut world, &mut service, &mut shell, &mut now, 12);
-    let status = |service: &Service| service.tables().request(&key().request("r")).unwrap().unwrap().receipt.status;
     assert!(service.outcome.is_some() && shell.job.is_none(), "it is solved, and nothing further is");
-    assert_eq!((generation(&service), status(&service)), (Some(2), Status::Erased), "what is on its way has values of generation 2");
+    assert_eq!((generation(&service), status(&service, "r")), (Some(2), Status::Erased), "what is on its way has values of generation 2");
     assert!(!service.ages_adopted.is_empty() && !service.ages_under_way.is_empty() && !service.is_settled());
+    world.inputs[1].push(r#"{"request_id":"s","user":"a","items":["y"],"time":5}"#.to_owned());
+    turns(&mut world, &mut service, &mut shell, &mut now, 12);
+    assert!(service.outcome.is_some() && service.joined, "what was ready is gone on from, with one more");
 
     shell.parcel = on_its_way;
     turns(&mut world, &mut service, &mut shell, &mut now, 1);
-    assert_eq!(generation(&service), Some(3));
-    assert_eq!((service.ages_adopted.len(), service.ages_under_way.len()), (1, 0), "the forget, and not what came before");
+    assert_eq!((generation(&service), status(&service, "q")), (Some(3), Status::Published));
+    assert_eq!((service.ages_adopted.len(), service.ages_under_way.len()), (2, 0), "the later forgets");
+    turns(&mut world, &mut service, &mut shell, &mut now, 1);
+    let told = serde_json::from_slice::<crate::model::receipt::Receipt>(world.outputs["receipts"].last().unwrap().value.as_ref().unwrap());
+    assert_eq!((told.unwrap().status, world.outputs["generations"].len()), (Status::Published, 2), "it does not wait for generation 3");
     settle(&mut world, &mut service, &mut shell, &mut now);
-    let (digest, manifest) = reader(&world);
-    assert_eq!((digest, manifest.parent, manifest.counts.users), (manifest.digest, Some(2), 2));
-    assert_eq!(status(&service), Status::Published);
+    let (digest, mut manifest) = reader(&world);
+    assert_eq!((digest, manifest.parent, manifest.counts.users), (manifest.digest, Some(2), 1));
+    manifest.requests.sort();
+    assert_eq!((status(&service, "s"), manifest.requests), (Status::Published, vec!["r".to_owned(), "s".to_owned()]));
 }
 
 #[test]

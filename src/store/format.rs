@@ -37,13 +37,21 @@ pub(super) fn made(path: &Path) -> Result<Vec<String>, StoreError> {
 /// # Errors
 /// [`StoreError::UnknownVersion`]; [`StoreError::Damaged`] where a column family is missing: it is not made anew, empty.
 pub(super) fn look(path: &Path, made: &[String]) -> Result<Found, StoreError> {
+    view(path, made).map(|(found, _)| found)
+}
+
+/// As [`look`], with the view that it took; none of nothing.
+///
+/// # Errors
+/// As [`look`].
+pub(super) fn view(path: &Path, made: &[String]) -> Result<(Found, Option<DB>), StoreError> {
     let has = |name: &str| made.iter().any(|made| made == name);
     // The last that is made: without it nothing was written to the others.
     if !has(Family::Meta.name()) {
-        return Ok(Found::Nothing);
+        return Ok((Found::Nothing, None));
     }
     let db = beside::opened(path, || DB::open_cf_for_read_only(&options(), path, made, false))?;
-    match stored(&db)?.as_deref() {
+    let found = match stored(&db)?.as_deref() {
         Some([FORMAT]) => missing(Column::all().map(|column| (column.family, column.name())), has).map_or(Ok(Found::Current), Err),
         Some([1]) => missing(Family::ALL.into_iter().map(|family| (family, family.name())), has).map_or(Ok(Found::One), Err),
         None if made.iter().all(|name| db.cf_handle(name).is_some_and(|handle| is_empty(&db, handle))) => Ok(Found::Nothing),
@@ -52,7 +60,8 @@ pub(super) fn look(path: &Path, made: &[String]) -> Result<Found, StoreError> {
             found: other.map_or("none".to_owned(), |bytes| format!("{bytes:?}")),
             expected: FORMAT,
         }),
-    }
+    };
+    Ok((found?, Some(db)))
 }
 
 fn missing(mut all: impl Iterator<Item = (Family, &'static str)>, has: impl Fn(&str) -> bool) -> Option<StoreError> {

@@ -10,8 +10,9 @@ use rocksdb::{DB, LogLevel, Options};
 
 use super::behind::Behind;
 use super::columns::{self, Column};
+use super::format::Found;
 use super::rows::FORMAT;
-use super::{Batch, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, beside, erasure, format};
+use super::{Batch, Disk, EraseStep, Erased, Family, KeyRange, Store, StoreError, Visit, erasure, format};
 
 /// Lies in a state directory while it is being restored.
 pub const UNFINISHED: &str = "restore.unfinished";
@@ -109,13 +110,11 @@ impl RocksStore {
             return Err(no_state(path));
         }
         whole(path)?;
-        if format::look(path, &format::made(path)?)? == format::Found::One {
-            return Err(StoreError::OldVersion { path: path.display().to_string(), found: 1, expected: FORMAT });
+        match format::view(path, &format::made(path)?)? {
+            (Found::Current, Some(db)) => Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None }),
+            (Found::One, _) => Err(StoreError::OldVersion { path: path.display().to_string(), found: 1, expected: FORMAT }),
+            _ => Err(no_state(path)),
         }
-        let names = std::iter::once(columns::DEFAULT).chain(Column::all().map(Column::name));
-        let names: Vec<&str> = names.collect();
-        let db = beside::opened(path, || DB::open_cf_for_read_only(&options(), path, &names, false))?;
-        Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None })
     }
 
     #[cfg(test)]
