@@ -250,7 +250,7 @@ fn a_generation_is_solved_while_the_one_before_is_on_its_way_and_stands_once_tha
     let mut now = 0;
     settle(&mut world, &mut service, &mut shell, &mut now);
     world.inputs[1].push(r#"{"request_id":"q","user":"c","time":5}"#.to_owned());
-    while !service.sending.as_ref().is_some_and(|sending| sending.generation.is_some()) {
+    while service.sending.as_ref().is_none_or(|sending| sending.generation.is_none()) {
         turns(&mut world, &mut service, &mut shell, &mut now, 1);
     }
     let generation = |service: &Service| service.state().current().map(|current| current.manifest.generation);
