@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{binary, free_address, get, peak_bytes};
+use crate::process::{answer, binary, free_address, get, peak_bytes};
 
 const POLL: Duration = Duration::from_millis(10);
 const STOP: Duration = Duration::from_secs(60);
@@ -113,7 +113,7 @@ impl Service {
     pub fn restart(&mut self, patience: Duration) -> Result<Restart, ServiceError> {
         self.started = Instant::now();
         self.child = self.way.command("run").spawn().map_err(ServiceError::io("nepenthe run"))?;
-        while get(self.way.address, "/readyz").is_err() {
+        while !answer(self.way.address, "/readyz").is_ok_and(|(status, _)| status == "200") {
             if let Some(status) = self.child.try_wait().map_err(ServiceError::io("nepenthe run"))? {
                 return Err(ServiceError::Ended { command: "run".to_owned(), status });
             }

@@ -23,18 +23,20 @@ pub fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// The body of a page; HTTP/1.0, so that the server closes behind it.
+/// The body of a page, whatever its status.
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    answer(address, path).map(|(_, body)| body)
+}
+
+/// Status and body of a page; HTTP/1.0, so that the server closes behind it.
+pub fn answer(address: SocketAddr, path: &str) -> std::io::Result<(String, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(std::io::Error::other(head.lines().next().unwrap_or("no answer").to_owned()));
-    }
-    Ok(body.to_owned())
+    Ok((head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned()))
 }
 
 /// The largest resident memory that a process has had; `None` where the kernel does not tell.
