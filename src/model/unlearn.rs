@@ -204,9 +204,8 @@ impl<'a> Run<'a> {
     /// Converges to a residual of `target`, and again from every saddle that is found.
     fn descend_to(&mut self, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<Found, RowFailed> {
         let mut found = self.descend_along(target, watch, trace)?;
-        let was_narrow = self.along.is_some();
         self.widen();
-        if was_narrow && target < TURNED {
+        if target < TURNED {
             found.measured = self.measure(&self.factors);
             while self.goes_on(&found.measured, target, watch, trace) {
                 self.sweep(found.measured.residual, target, watch, trace)?;

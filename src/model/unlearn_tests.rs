@@ -241,6 +241,11 @@ fn new_rows_need_no_more_directions_than_they_bring() {
     let whole = measure(Arch::new(), &grown, &learned.factors, &Weights::new(&params, 0.0));
     assert!((whole.residual - learned.measured.residual).abs() < 1e-12, "{whole:?} {:?}", learned.measured);
     assert!((whole.objective / learned.measured.objective - 1.0).abs() < 1e-12);
+    // Where the rounding of the turn may tell, the whole is what is measured, to the bit.
+    let tight = Problem { params: Params { tolerance: 1e-11, ..params.clone() }, ..problem };
+    let learned = solve(Arch::new(), &tight, &Unwatched).unwrap();
+    assert!(learned.sweeps > 0 && learned.measured.residual <= 1e-11);
+    assert_eq!(learned.measured, measure(Arch::new(), &grown, &learned.factors, &Weights::new(&params, 0.0)));
 }
 
 /// σ = 1.00002: put at its best weight alone, half of the final one, the direction died again and again, for thousands
