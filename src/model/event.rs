@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use jiff::Timestamp;
-use raw::{Given, RawEvent, Text, Time};
+use raw::{Given, Plain, RawEvent, Text, Time};
 use serde::{Deserialize, Serialize};
 
 use super::{Millis, Objective};
@@ -159,8 +159,8 @@ pub fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, R
     if text.trim_ascii_start().starts_with('[') {
         return Err(Refusal::new("invalid_field", "an event is a JSON object, not an array"));
     }
-    if let Some(raw) = quick::read(text) {
-        return interpret(origin, raw);
+    if let Some(plain) = quick::read(text, origin.kind) {
+        return interaction(origin, plain).map(Event::Interaction);
     }
     let raw: RawEvent<'a> = serde_json::from_str(text).map_err(|e| match e.classify() {
         serde_json::error::Category::Data => Refusal::new("invalid_field", brief(&e)),
@@ -178,7 +178,7 @@ fn interpret<'a>(origin: &Origin<'_>, raw: RawEvent<'a>) -> Result<Event<'a>, Re
         Some(_) => return Err(Refusal::new("unknown_type", "`type` must be \"interaction\" or \"forget\"")),
     };
     match kind {
-        Kind::Interaction => interaction(origin, raw).map(Event::Interaction),
+        Kind::Interaction => interaction(origin, raw.into()).map(Event::Interaction),
         Kind::Forget => forget(origin, raw).map(Event::Forget),
     }
 }
@@ -199,10 +199,10 @@ fn brief(error: &impl fmt::Display) -> String {
     brief.0
 }
 
-fn interaction<'a>(origin: &Origin<'_>, raw: RawEvent<'a>) -> Result<Interaction<'a>, Refusal> {
-    let Given::Value(user) = raw.user else { return Err(missing("user")) };
-    let item = raw.item.ok_or_else(|| missing("item"))?;
-    let value = raw.value.unwrap_or(1.0);
+fn interaction<'a>(origin: &Origin<'_>, plain: Plain<'a>) -> Result<Interaction<'a>, Refusal> {
+    let user = plain.user.ok_or_else(|| missing("user"))?;
+    let item = plain.item.ok_or_else(|| missing("item"))?;
+    let value = plain.value.unwrap_or(1.0);
     // JSON has no NaN and serde_json refuses 1e999; the check stays for other decoders to come.
     if !value.is_finite() || value.abs() > MAX_VALUE {
         return Err(Refusal::new("invalid_value", format!("`value` {value} is not within ±{MAX_VALUE:e}")));
@@ -211,12 +211,12 @@ fn interaction<'a>(origin: &Origin<'_>, raw: RawEvent<'a>) -> Result<Interaction
         return Err(Refusal::new("invalid_value", format!("`value` {value} is negative; with the implicit objective it is a strength")));
     }
     Ok(Interaction {
-        event_id: raw.event_id.map(|id| identifier("event_id", id, MAX_EVENT_ID)).transpose()?,
+        event_id: plain.event_id.map(|id| identifier("event_id", id, MAX_EVENT_ID)).transpose()?,
         user: identifier("user", user, MAX_ID)?,
         item: identifier("item", item, MAX_ID)?,
         // −0 and 0 are one value and must be one key.
         value: if value == 0.0 { 0.0 } else { value },
-        time: time_or_record(origin, raw.time)?,
+        time: time_or_record(origin, plain.time)?,
     })
 }
 

@@ -3,69 +3,117 @@
 
 use rayon::prelude::*;
 
+use super::Objective;
 use super::event::{self, Event, Forget, Interaction, Kind, Origin, Refusal};
 use super::factors::Side;
+use super::play::{Play, ordered};
 use super::processor::State;
-use super::step::Input;
+use super::step::{DeadLetter, Input, Outgoing};
 
-/// Below this many records, handing work to other threads costs more than it saves.
-const SEVERAL: usize = 512;
+/// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
+const DEAD_LETTER_BYTES: usize = 1_000_000;
+/// Records that one thread reads at a time; fewer than two such pieces are not worth a second thread.
+const PIECE: usize = 512;
+/// Records that are decoded before their names are looked up. Each look-up waits for memory; those that follow each other
+/// without anything between wait together.
+const AHEAD: usize = 32;
 
-/// What a record says, and what is known of it already.
+/// What a record says, and what is known of it already. Small, for it is moved more than once; what is large is rare.
 pub(super) enum Reading<'a> {
     /// No value.
     Empty,
-    Refused(Refusal),
-    Interaction(Known<'a>),
-    Forget(Forget),
-}
-
-/// An interaction with what could be looked up. The state only grows while a batch is taken in, so what was found stays
-/// true; what was not found may have come since.
-pub(super) struct Known<'a> {
-    pub event: Interaction<'a>,
+    Refused(Box<Refusal>),
     /// A fence that stood before the batch covers it.
-    pub fenced: bool,
-    pub user: Option<u32>,
-    pub item: Option<u32>,
-    /// Keyed hash of the event id.
-    pub ident: Option<u64>,
+    Fenced,
+    /// Of a user and an item that had their numbers before the batch, with the event id where the objective needs it.
+    Play(Play, Box<str>),
+    /// At least one of them had none. The state only grows while a batch is taken in: what was found stays true, and what was
+    /// not found may have come since.
+    New(Box<Interaction<'a>>),
+    Forget(Box<Forget>),
 }
 
 impl State {
-    /// Reads a batch, in order.
-    pub(super) fn read<'a>(&self, topics: &[String], inputs: &[Input<'a>]) -> Vec<Reading<'a>> {
-        let kind = |topic: &String| if *topic == self.topics.interactions { Kind::Interaction } else { Kind::Forget };
-        let kinds: Vec<Kind> = topics.iter().map(kind).collect();
-        let read = |input: &Input<'a>| self.read_one(topics, &kinds, input);
-        if inputs.len() < SEVERAL { inputs.iter().map(read).collect() } else { inputs.par_iter().map(read).collect() }
+    /// Reads a batch, in order: pieces of several records each.
+    pub(super) fn read<'a>(&self, topics: &[String], inputs: &[Input<'a>]) -> Vec<Vec<Reading<'a>>> {
+        let kinds: Vec<Kind> = topics.iter().map(|topic| self.kind(topic)).collect();
+        let read = |inputs: &[Input<'a>]| self.read_piece(topics, &kinds, inputs);
+        if inputs.len() < 2 * PIECE { inputs.chunks(PIECE).map(read).collect() } else { inputs.par_chunks(PIECE).map(read).collect() }
     }
 
-    /// The record's place and time, as far as its meaning depends on them.
-    fn origin<'t>(&self, topics: &'t [String], kind: Kind, input: &Input<'_>) -> Origin<'t> {
-        Origin {
-            topic: &topics[input.topic as usize],
-            partition: input.partition,
-            offset: input.offset,
-            timestamp: input.timestamp,
-            kind,
-            objective: self.params.objective,
-        }
+    fn kind(&self, topic: &String) -> Kind {
+        if *topic == self.topics.interactions { Kind::Interaction } else { Kind::Forget }
     }
 
-    fn read_one<'a>(&self, topics: &[String], kinds: &[Kind], input: &Input<'a>) -> Reading<'a> {
-        let Some(payload) = input.payload else { return Reading::Empty };
-        let origin = self.origin(topics, kinds[input.topic as usize], input);
-        match event::decode(&origin, payload) {
-            Ok(Event::Interaction(event)) => Reading::Interaction(Known {
-                fenced: self.fences.cover(&event),
-                user: self.dictionary.get(Side::User, &event.user),
-                item: self.dictionary.get(Side::Item, &event.item),
-                ident: event.event_id.as_deref().map(|id| self.fences.key().event(id)),
-                event,
-            }),
-            Ok(Event::Forget(forget)) => Reading::Forget(forget),
-            Err(refusal) => Reading::Refused(refusal),
-        }
+    /// What a record says, whatever is known of it.
+    pub(super) fn decode<'a>(&self, topic: &String, input: &Input<'a>) -> Option<Result<Event<'a>, Refusal>> {
+        self.decode_as(topic, self.kind(topic), input)
     }
+
+    fn decode_as<'a>(&self, topic: &str, kind: Kind, input: &Input<'a>) -> Option<Result<Event<'a>, Refusal>> {
+        let &Input { partition, offset, timestamp, .. } = input;
+        let origin = Origin { topic, partition, offset, timestamp, kind, objective: self.params.objective };
+        input.payload.map(|payload| event::decode(&origin, payload))
+    }
+
+    fn read_piece<'a>(&self, topics: &[String], kinds: &[Kind], inputs: &[Input<'a>]) -> Vec<Reading<'a>> {
+        let mut readings = Vec::with_capacity(inputs.len());
+        let mut decoded = Vec::with_capacity(AHEAD);
+        let mut numbers = [[None; AHEAD]; 2];
+        for inputs in inputs.chunks(AHEAD) {
+            let decode = |input: &Input<'a>| self.decode_as(&topics[input.topic as usize], kinds[input.topic as usize], input);
+            decoded.extend(inputs.iter().map(decode));
+            for (side, numbers) in Side::BOTH.into_iter().zip(&mut numbers) {
+                for (event, number) in decoded.iter().zip(numbers) {
+                    if let Some(Ok(Event::Interaction(event))) = event {
+                        *number = self.dictionary.get(side, if side == Side::User { &event.user } else { &event.item });
+                    }
+                }
+            }
+            let [users, items] = numbers;
+            readings.extend(decoded.drain(..).zip(users.into_iter().zip(items)).map(|(event, known)| match event {
+                None => Reading::Empty,
+                Some(Ok(Event::Interaction(event))) => self.interpret(event, known),
+                Some(Ok(Event::Forget(forget))) => Reading::Forget(Box::new(forget)),
+                Some(Err(refusal)) => Reading::Refused(Box::new(refusal)),
+            }));
+        }
+        readings
+    }
+
+    fn interpret<'a>(&self, event: Interaction<'a>, known: (Option<u32>, Option<u32>)) -> Reading<'a> {
+        if self.fences.cover(&event) {
+            return Reading::Fenced;
+        }
+        let (Some(user), Some(item)) = known else { return Reading::New(Box::new(event)) };
+        let (play, name) = self.play(&event, user, item);
+        Reading::Play(play, name)
+    }
+
+    /// An interaction as it is stored, and its event id where the objective needs it.
+    pub(super) fn play(&self, event: &Interaction<'_>, user: u32, item: u32) -> (Play, Box<str>) {
+        // Only ratings of equal time are decided by the id itself.
+        let name = match (self.params.objective, &event.event_id) {
+            (Objective::Explicit, Some(id)) => Box::from(&**id),
+            _ => Box::default(),
+        };
+        let ident = event.event_id.as_deref().map(|id| self.fences.key().event(id));
+        (Play { user, item, ident, time: event.time, value: ordered(event.value) }, name)
+    }
+}
+
+/// An undecodable record as it goes out.
+pub(super) fn dead_letter(topic: &str, input: &Input<'_>, refusal: Refusal) -> Outgoing {
+    let payload = input.payload.unwrap_or_default();
+    Outgoing::DeadLetter(DeadLetter {
+        topic: topic.to_owned(),
+        partition: input.partition,
+        offset: input.offset,
+        // A key is as long as a record may be; the letter must fit into one.
+        key: input.key.map(|key| key[..key.len().min(event::MAX_ID + 2)].to_vec()),
+        value: payload[..payload.len().min(DEAD_LETTER_BYTES)].to_vec(),
+        length: payload.len() as u64,
+        error: refusal.code.to_owned(),
+        detail: refusal.detail,
+    })
 }

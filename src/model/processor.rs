@@ -7,23 +7,21 @@ use std::time::Duration;
 
 use super::afresh::Afresh;
 use super::dictionary::{Dictionary, NumbersExhausted};
-use super::event::{self, Forget, Refusal, Selector};
+use super::event::{Event, Forget, Interaction, Selector};
 use super::factors::{Factors, Side};
 use super::fence::{self, Fences};
 use super::generation::Current;
-use super::intake::{Known, Reading};
+use super::intake::{Reading, dead_letter};
 use super::local::Base;
 use super::pairs;
-use super::play::{Play, ordered};
+use super::play::Play;
 use super::ratings::{Changes, Ratings, Rows};
 use super::reach::{Reach, Wish};
 use super::receipt::{Receipt, Removed, Request, RequestKey, Stages, Status, instant};
-use super::step::{DeadLetter, History, Input, Marks, Outgoing, Positions, Step};
+use super::step::{History, Input, Marks, Outgoing, Positions, Step};
 use super::young::Young;
-use super::{Millis, Objective, Params};
+use super::{Millis, Params};
 
-/// Largest part of an undecodable record that goes to the dead letters: brokers refuse records above 1 MiB.
-const DEAD_LETTER_BYTES: usize = 1_000_000;
 /// Why a batch could not be taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum FoldError<E: std::error::Error> {
@@ -186,10 +184,11 @@ impl State {
         let inputs: Vec<Input<'a>> = inputs.collect();
         let readings = self.read(topics, &inputs);
         let mut fold = Fold::default();
+        fold.step.plays.reserve(inputs.len());
         let changed = self.dirty[Side::User as usize].rows().len();
         let mut places: Vec<Place> = Vec::new();
         let mut last = 0;
-        for (input, reading) in inputs.iter().zip(readings) {
+        for (input, reading) in inputs.iter().zip(readings.into_iter().flatten()) {
             last = self.place(topics, &mut places, last, input);
             let place = &mut places[last];
             if input.offset < place.next && !input.reset {
@@ -199,9 +198,13 @@ impl State {
             place.next = input.offset + 1;
             match reading {
                 Reading::Empty => fold.step.tally.empty += 1,
-                Reading::Interaction(known) => self.interaction(&mut fold, &known)?,
+                Reading::Fenced => fold.step.tally.fenced += 1,
+                // Fences of this batch were not up when it was read.
+                Reading::Play(..) if self.is_fenced(&fold, &topics[input.topic as usize], input) => fold.step.tally.fenced += 1,
+                Reading::Play(play, name) => self.interaction(&mut fold, play, name),
+                Reading::New(event) => self.newcomer(&mut fold, &event)?,
                 Reading::Forget(forget) => self.forget(&mut fold, &forget, now, history).map_err(FoldError::History)?,
-                Reading::Refused(refusal) => fold.step.outbox.push(dead_letter(&topics[input.topic as usize], input, refusal)),
+                Reading::Refused(refusal) => fold.step.outbox.push(dead_letter(&topics[input.topic as usize], input, *refusal)),
             }
         }
         for place in places {
@@ -210,7 +213,7 @@ impl State {
             self.positions.insert(at, place.next);
         }
         if fold.unsorted {
-            fold.step.plays.sort_unstable();
+            sort(&mut fold.step.plays);
             fold.step.plays.dedup();
         }
         if !fold.asked.is_empty() {
@@ -234,35 +237,36 @@ impl State {
         })
     }
 
-    fn interaction(&mut self, fold: &mut Fold, known: &Known<'_>) -> Result<(), NumbersExhausted> {
-        let event = &known.event;
-        // Fences of this batch were not up when it was read.
-        if known.fenced || (!fold.step.rules.is_empty() && self.fences.cover(event)) {
+    /// Is the interaction of this record covered by a fence that the batch itself brought?
+    fn is_fenced(&self, fold: &Fold, topic: &String, input: &Input<'_>) -> bool {
+        // Its names are not kept: few batches bring a request, and those are read twice from there on.
+        let covers = |event| matches!(event, Some(Ok(Event::Interaction(event))) if self.fences.cover(&event));
+        !fold.step.rules.is_empty() && covers(self.decode(topic, input))
+    }
+
+    fn interaction(&mut self, fold: &mut Fold, play: Play, name: Box<str>) {
+        fold.unsorted |= fold.step.plays.last().is_some_and(|(last, _)| *last >= play);
+        self.dirty[Side::User as usize].set(play.user);
+        self.dirty[Side::Item as usize].set(play.item);
+        fold.step.plays.push((play, name));
+        self.changed += 1;
+        fold.step.tally.interactions += 1;
+    }
+
+    /// An interaction of a user or an item of whom nothing was known before the batch.
+    fn newcomer(&mut self, fold: &mut Fold, event: &Interaction<'_>) -> Result<(), NumbersExhausted> {
+        if !fold.step.rules.is_empty() && self.fences.cover(event) {
             fold.step.tally.fenced += 1;
             return Ok(());
         }
-        let user = self.number(fold, Side::User, &event.user, known.user)?;
-        let item = self.number(fold, Side::Item, &event.item, known.item)?;
-        // Only ratings of equal time are decided by the id itself.
-        let name = match (self.params.objective, &event.event_id) {
-            (Objective::Explicit, Some(id)) => Box::from(&**id),
-            _ => Box::default(),
-        };
-        let play = Play { user, item, ident: known.ident, time: event.time, value: ordered(event.value) };
-        fold.unsorted |= fold.step.plays.last().is_some_and(|(last, _)| *last >= play);
-        fold.step.plays.push((play, name));
-        self.dirty[Side::User as usize].set(user);
-        self.dirty[Side::Item as usize].set(item);
-        self.changed += 1;
-        fold.step.tally.interactions += 1;
+        let [user, item] = [(Side::User, &event.user), (Side::Item, &event.item)].map(|(side, name)| self.number(fold, side, name));
+        let (play, name) = self.play(event, user?, item?);
+        self.interaction(fold, play, name);
         Ok(())
     }
 
-    /// The number of a name: what was found when the batch was read, else what the batch has brought, else a new one.
-    fn number(&mut self, fold: &mut Fold, side: Side, name: &str, found: Option<u32>) -> Result<u32, NumbersExhausted> {
-        if let Some(number) = found {
-            return Ok(number);
-        }
+    /// The number of a name: one that it has, else a new one.
+    fn number(&mut self, fold: &mut Fold, side: Side, name: &str) -> Result<u32, NumbersExhausted> {
         let (number, new) = self.dictionary.assign(side, name)?;
         if new {
             fold.step.identities.push((side, number));
@@ -352,6 +356,13 @@ impl State {
     }
 }
 
+/// As `sort_unstable`, but what is compared and moved is a number for each: a play takes four times its room.
+fn sort(plays: &mut [(Play, Box<str>)]) {
+    let pair = |play: &Play| u64::from(play.user) << 32 | u64::from(play.item);
+    plays.sort_by_cached_key(|(play, _)| pair(play));
+    plays.chunk_by_mut(|(a, _), (b, _)| pair(a) == pair(b)).filter(|same| same.len() > 1).for_each(<[_]>::sort_unstable);
+}
+
 /// A partition while a batch is taken in.
 struct Place {
     topic: u16,
@@ -427,19 +438,4 @@ fn rejected(forget: &Forget) -> Receipt {
         backups: None,
         error: Some("this request_id was used for another request; send it again under a new one".to_owned()),
     }
-}
-
-fn dead_letter(topic: &str, input: &Input<'_>, refusal: Refusal) -> Outgoing {
-    let payload = input.payload.unwrap_or_default();
-    Outgoing::DeadLetter(DeadLetter {
-        topic: topic.to_owned(),
-        partition: input.partition,
-        offset: input.offset,
-        // A key is as long as a record may be; the letter must fit into one.
-        key: input.key.map(|key| key[..key.len().min(event::MAX_ID + 2)].to_vec()),
-        value: payload[..payload.len().min(DEAD_LETTER_BYTES)].to_vec(),
-        length: payload.len() as u64,
-        error: refusal.code.to_owned(),
-        detail: refusal.detail,
-    })
 }
