@@ -250,10 +250,13 @@ mod tests {
         prop::collection::vec(field, 0..6).prop_map(|fields| format!("{{{}}}", fields.join(",")))
     }
 
+    /// What ends a string, and the bytes beside each.
+    const NEAR_ENDS: &[u8] = b"a !\"#[\\]\x1f\x00\x7f\x80\xa2\xff";
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
         #[test]
-        fn a_string_ends_at_the_first_that_may_not_be_in_it(text in prop::collection::vec(prop::sample::select(&b"a !\"#[\\]\x1f\x00\x7f\x80\xa2\xff"[..]), 0..40)) {
+        fn a_string_ends_at_the_first_that_may_not_be_in_it(text in prop::collection::vec(prop::sample::select(NEAR_ENDS), 0..40)) {
             let first = text.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ');
             prop_assert_eq!(ends(&text), first);
         }
