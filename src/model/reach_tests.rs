@@ -213,3 +213,16 @@ fn owners_are_read_once_however_many_things_everybody_forgets() {
     assert_eq!(removed(&step), vec![200; 99]);
     assert_eq!(past.plays.len(), 200);
 }
+
+#[test]
+fn a_batch_holds_what_it_brings_of_the_known_against_its_own_fences() {
+    let (mut state, mut past) = (state(), Past::default());
+    take(&mut state, &mut past, &[play(1, 1, 1, 1), play(2, 1, 2, 1)], 0);
+    let forget = r#"{"type":"forget","request_id":"r","user":"u1","to":5,"time":9}"#.to_owned();
+    // All of known names, so each is a play before the fence of its own batch stands.
+    let lines = [play(1, 1, 3, 2), forget, play(1, 1, 4, 3), play(2, 1, 5, 3), play(1, 1, 6, 6)];
+    let step = take(&mut state, &mut past, &lines, 2);
+    assert_eq!((step.tally.interactions, step.tally.fenced), (3, 1));
+    let left: Vec<(u32, i64)> = past.plays.iter().map(|play| (play.user, play.time)).collect();
+    assert_eq!(left, [(0, 6), (1, 1), (1, 3)]);
+}

@@ -209,7 +209,12 @@ fn rolling(mut options: Options) -> Result<Options, StoreError> {
 pub(super) fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
     match error.kind() {
         rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
-            StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail: format!("{} cannot be opened: {error}", path.display()) }
+            let said = error.to_string();
+            // What is wrong with a table's own description is told of the list that was being read.
+            let listed = said.contains("MANIFEST-") && !said.contains(".sst");
+            let hint = if listed { " It, or a table file (.sst) that it lists, is not what was written." } else { "" };
+            let detail = format!("{} cannot be opened: {said}{hint}", path.display());
+            StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail }
         }
         // CURRENT is there, and what it points to is not.
         _ if error.to_string().contains("No such file") => StoreError::Damaged {
@@ -335,6 +340,28 @@ mod tests {
         std::fs::write(dir.path().join("CURRENT"), "MANIFEST-999999\n").unwrap();
         let error = RocksStore::open(dir.path()).err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+
+    /// RocksDB then blames the manifest alone, and nobody would look for the file that must be replaced.
+    #[test]
+    fn a_table_whose_description_is_damaged_is_among_what_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, b"key", b"value");
+        store.write(&batch).unwrap();
+        store.db.flush_cf(Column::of(Family::Meta, b"key").handle(&store.db).unwrap()).unwrap();
+        drop(store);
+        let table = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+        let table = table.filter(|path| path.extension().is_some_and(|end| end == "sst")).max().unwrap();
+        let mut bytes = std::fs::read(&table).unwrap();
+        // Of "rocksdb.raw.key.size" as the table holds it: names that begin alike are stored by what follows.
+        let property = b"raw.key.size";
+        let at = bytes.windows(property.len()).position(|window| window == property).unwrap();
+        bytes[at] = b'a';
+        std::fs::write(&table, bytes).unwrap();
+        let error = RocksStore::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("MANIFEST-") && error.contains("or a table file (.sst) that it lists"), "{error}");
     }
 
     #[test]
