@@ -10,8 +10,10 @@ use tempfile::TempDir;
 use crate::process::{answer, binary, free_address, get, peak_bytes};
 
 const POLL: Duration = Duration::from_millis(10);
-/// Between two looks at what is stored: each costs the service what a scrape does, three hundred times as often as Prometheus.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at what is stored, while nothing is or nearly everything: each costs the service what a scrape does.
+const LOOK: Duration = Duration::from_millis(10);
+/// The same in between, at most.
+const REST: Duration = Duration::from_secs(1);
 const STOP: Duration = Duration::from_secs(60);
 const ACCEPTED: &str = r#"nepenthe_events_total{kind="interaction",outcome="accepted"}"#;
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
@@ -163,7 +165,10 @@ impl Service {
             if changed.elapsed() > patience {
                 return Err(ServiceError::Stuck { stored, wanted, waited: patience });
             }
-            std::thread::sleep(LOOK);
+            // Half of the way that is left at this pace, so that the end is not missed.
+            let pace = begin.elapsed().as_secs_f64() / stored.max(1) as f64;
+            let left = Duration::from_secs_f64(pace * (wanted - stored) as f64 / 2.0);
+            std::thread::sleep(if stored == 0 { LOOK } else { left.clamp(LOOK, REST) });
         }
     }
 

@@ -109,6 +109,8 @@ pub struct SourceState {
 pub trait Source: Send {
     /// The next batch, if one is here. Never blocks.
     fn poll(&mut self) -> Option<Batch>;
+    /// Takes back a batch that is of no more use: its room serves a later one.
+    fn spent(&mut self, _batch: Batch) {}
     /// What the loop has stored: where a reassigned partition resumes, and what is committed to the
     /// group for lag tools.
     fn stored(&mut self, positions: &Positions);

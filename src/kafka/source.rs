@@ -9,17 +9,20 @@ mod tests;
 mod tray;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::client::{ClientError, ClientSettings};
 use super::{Batch, Bell, Positions, Source, SourceState};
 use health::Health;
-use reader::Reader;
+use reader::{Out, Reader};
 
-/// Batches that may wait for the loop. With the one being filled this bounds the memory: 5 × [`SourceLimits::bytes`].
+/// Batches that may wait for the loop. With the one that waits for a place, the one being filled and the [`SPARE`] this bounds
+/// the memory: 8 × [`SourceLimits::bytes`].
 const QUEUE: usize = 4;
+/// Batches of which the room is kept for later ones: one is being used up while the next is filled.
+const SPARE: usize = 2;
 /// How long the end of the thread is waited for before it is left to itself.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -110,6 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct KafkaSource {
     shared: Arc<Shared>,
     batches: Receiver<Batch>,
+    spare: SyncSender<Batch>,
     done: Receiver<()>,
 }
 
@@ -137,9 +141,10 @@ impl KafkaSource {
             view: Mutex::default(),
         });
         let (out, batches) = sync_channel(QUEUE);
+        let (spare, spent) = sync_channel(SPARE);
         let (farewell, done) = sync_channel(1);
         let first = reader::connect(&settings, &shared)?;
-        let reader = Reader::new(settings, limits, shared.clone(), out);
+        let reader = Reader::new(settings, limits, shared.clone(), Out { batches: out, spent });
         std::thread::Builder::new()
             .name("kafka-source".into())
             .spawn(move || {
@@ -148,7 +153,7 @@ impl KafkaSource {
                 let _ = farewell.send(());
             })
             .map_err(SourceError::Thread)?;
-        Ok(KafkaSource { shared, batches, done })
+        Ok(KafkaSource { shared, batches, spare, done })
     }
 }
 
@@ -170,6 +175,11 @@ fn distinct(topics: Vec<String>) -> Result<Vec<String>, SourceError> {
 impl Source for KafkaSource {
     fn poll(&mut self) -> Option<Batch> {
         self.batches.try_recv().ok()
+    }
+
+    fn spent(&mut self, batch: Batch) {
+        // Where enough are spare, its room goes back to the system.
+        let _ = self.spare.try_send(batch);
     }
 
     fn stored(&mut self, positions: &Positions) {

@@ -150,23 +150,39 @@ impl Refusal {
 /// # Errors
 /// [`Refusal`] for everything that the contract does not allow; the caller sends the record to the dead letters.
 pub fn decode<'a>(origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, Refusal> {
-    if payload.len() > MAX_RECORD {
-        return Err(Refusal::new("oversize", format!("{} bytes; at most {MAX_RECORD} are read", payload.len())));
+    Decoder::default().decode(origin, payload)
+}
+
+/// Reads records one after the other: to the same as [`decode`], and faster where they are written alike.
+#[derive(Default)]
+pub struct Decoder<'a> {
+    layout: Option<quick::Layout<'a>>,
+}
+
+impl<'a> Decoder<'a> {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn decode(&mut self, origin: &Origin<'_>, payload: &'a [u8]) -> Result<Event<'a>, Refusal> {
+        if payload.len() > MAX_RECORD {
+            return Err(Refusal::new("oversize", format!("{} bytes; at most {MAX_RECORD} are read", payload.len())));
+        }
+        let text = std::str::from_utf8(payload)
+            .map_err(|e| Refusal::new("invalid_utf8", format!("not UTF-8 after byte {}; send UTF-8 JSON", e.valid_up_to())))?;
+        // The reader of structures would also take their fields one after the other from an array.
+        if text.trim_ascii_start().starts_with('[') {
+            return Err(Refusal::new("invalid_field", "an event is a JSON object, not an array"));
+        }
+        if let Some(plain) = quick::read(text, origin.kind, &mut self.layout) {
+            return interaction(origin, plain).map(Event::Interaction);
+        }
+        let raw: RawEvent<'a> = serde_json::from_str(text).map_err(|e| match e.classify() {
+            serde_json::error::Category::Data => Refusal::new("invalid_field", brief(&e)),
+            _ => Refusal::new("invalid_json", brief(&e)),
+        })?;
+        interpret(origin, raw)
     }
-    let text = std::str::from_utf8(payload)
-        .map_err(|e| Refusal::new("invalid_utf8", format!("not UTF-8 after byte {}; send UTF-8 JSON", e.valid_up_to())))?;
-    // The reader of structures would also take their fields one after the other from an array.
-    if text.trim_ascii_start().starts_with('[') {
-        return Err(Refusal::new("invalid_field", "an event is a JSON object, not an array"));
-    }
-    if let Some(plain) = quick::read(text, origin.kind) {
-        return interaction(origin, plain).map(Event::Interaction);
-    }
-    let raw: RawEvent<'a> = serde_json::from_str(text).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => Refusal::new("invalid_field", brief(&e)),
-        _ => Refusal::new("invalid_json", brief(&e)),
-    })?;
-    interpret(origin, raw)
 }
 
 /// What was written, checked.

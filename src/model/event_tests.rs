@@ -293,10 +293,18 @@ fn fuzz_the_short_way() {
     crate::fuzz::fuzz("events, the short way", &seeds, |payload| {
         let Ok(text) = std::str::from_utf8(payload) else { return };
         for (kind, objective) in [(Kind::Interaction, Objective::Implicit), (Kind::Forget, Objective::Explicit)] {
-            let Some(plain) = quick::read(text, kind) else { continue };
+            // After one of another layout, and after one of the layout of most seeds.
+            let before = [r#"{"user":"u"}"#, r#"{"type":"interaction","event_id":"e","user":"u","item":2,"value":1,"time":1}"#];
             let origin = origin(kind, objective);
+            let ways = before.map(|before| {
+                let mut layout = None;
+                quick::read(before, kind, &mut layout);
+                quick::read(text, kind, &mut layout).map(|plain| interaction(&origin, plain).map(Event::Interaction))
+            });
+            assert_eq!(ways[0], ways[1]);
+            let Some(short) = &ways[0] else { continue };
             let long: RawEvent<'_> = serde_json::from_str(text).unwrap();
-            assert_eq!(interaction(&origin, plain).map(Event::Interaction), interpret(&origin, long));
+            assert_eq!(*short, interpret(&origin, long));
         }
     });
 }

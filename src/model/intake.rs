@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::Objective;
-use super::event::{self, Event, Forget, Interaction, Kind, Origin, Refusal};
+use super::event::{self, Decoder, Event, Forget, Interaction, Kind, Origin, Refusal};
 use super::factors::Side;
 use super::play::{Play, ordered};
 use super::processor::State;
@@ -47,22 +47,24 @@ impl State {
 
     /// What a record says, whatever is known of it.
     pub(super) fn decode<'a>(&self, topic: &String, input: &Input<'a>) -> Option<Result<Event<'a>, Refusal>> {
-        self.decode_as(topic, self.kind(topic), input)
+        input.payload.map(|payload| event::decode(&self.origin(topic, self.kind(topic), input), payload))
     }
 
-    fn decode_as<'a>(&self, topic: &str, kind: Kind, input: &Input<'a>) -> Option<Result<Event<'a>, Refusal>> {
+    fn origin<'t>(&self, topic: &'t str, kind: Kind, input: &Input<'_>) -> Origin<'t> {
         let &Input { partition, offset, timestamp, .. } = input;
-        let origin = Origin { topic, partition, offset, timestamp, kind, objective: self.params.objective };
-        input.payload.map(|payload| event::decode(&origin, payload))
+        Origin { topic, partition, offset, timestamp, kind, objective: self.params.objective }
     }
 
     fn read_piece<'a>(&self, topics: &[String], kinds: &[Kind], inputs: &[Input<'a>]) -> Vec<Reading<'a>> {
         let mut readings = Vec::with_capacity(inputs.len());
         let mut decoded = Vec::with_capacity(AHEAD);
+        let mut decoder = Decoder::default();
         let mut numbers = [[None; AHEAD]; 2];
         for inputs in inputs.chunks(AHEAD) {
-            let decode = |input: &Input<'a>| self.decode_as(&topics[input.topic as usize], kinds[input.topic as usize], input);
-            decoded.extend(inputs.iter().map(decode));
+            decoded.extend(inputs.iter().map(|input| {
+                let origin = self.origin(&topics[input.topic as usize], kinds[input.topic as usize], input);
+                input.payload.map(|payload| decoder.decode(&origin, payload))
+            }));
             for (side, numbers) in Side::BOTH.into_iter().zip(&mut numbers) {
                 for (event, number) in decoded.iter().zip(numbers) {
                     if let Some(Ok(Event::Interaction(event))) = event {

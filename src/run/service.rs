@@ -214,7 +214,11 @@ impl Service {
         let has_room = self.outbox < OUTBOX_LIMIT && self.letter_bytes < LETTER_LIMIT;
         let batch = if take_in && has_room { ports.source.poll() } else { None };
         let mut progress = match batch {
-            Some(batch) => self.take_in(&batch, ports.source, now).map(|()| true)?,
+            Some(batch) => {
+                self.take_in(&batch, ports.source, now)?;
+                ports.source.spent(batch);
+                true
+            }
             // Nothing to decide while the last step is written.
             None => self.settle(ports.source)?,
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -48,12 +48,21 @@ enum Flow {
     Paused,
 }
 
+/// The way to the loop.
+pub(super) struct Out {
+    pub batches: SyncSender<Batch>,
+    /// Batches that the loop is done with.
+    pub spent: Receiver<Batch>,
+}
+
 pub(super) struct Reader {
     settings: ClientSettings,
     limits: SourceLimits,
     shared: Arc<Shared>,
-    out: SyncSender<Batch>,
+    out: Out,
     tray: Tray,
+    /// A batch for which there is no place yet.
+    ready: Option<Batch>,
     /// The queue is full since then.
     full: Option<Instant>,
     flow: Flow,
@@ -66,7 +75,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(settings: ClientSettings, limits: SourceLimits, shared: Arc<Shared>, out: SyncSender<Batch>) -> Reader {
+    pub(super) fn new(settings: ClientSettings, limits: SourceLimits, shared: Arc<Shared>, out: Out) -> Reader {
         let tray = Tray::new(shared.topics.clone());
         let committed = (now(), 0);
         Reader {
@@ -75,6 +84,7 @@ impl Reader {
             shared,
             out,
             tray,
+            ready: None,
             full: None,
             flow: Flow::Running,
             reading: false,
@@ -266,19 +276,21 @@ impl Reader {
         }
     }
 
-    /// Hands the batch to the loop; without room it stays in the tray. True when the tray is empty after.
+    /// Hands the batch to the loop. False when there is no place for it: then it goes before any other.
     fn hand_over(&mut self) -> bool {
-        if self.tray.records() == 0 {
-            return true;
-        }
-        match self.out.try_send(self.tray.take()) {
+        let batch = match self.ready.take() {
+            Some(batch) => batch,
+            None if self.tray.records() == 0 => return true,
+            None => self.tray.take(self.out.spent.try_recv().unwrap_or_default()),
+        };
+        match self.out.batches.try_send(batch) {
             Ok(()) => {
                 self.shared.bell.ring();
                 self.full = None;
                 true
             }
             Err(TrySendError::Full(batch)) => {
-                self.tray.put_back(batch);
+                self.ready = Some(batch);
                 self.full.get_or_insert_with(now);
                 false
             }

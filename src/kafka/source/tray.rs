@@ -77,20 +77,23 @@ impl Tray {
         self.topics.iter().position(|known| known == topic)
     }
 
-    /// Takes the batch out; the next one gets as much room as this one needed.
-    pub(super) fn take(&mut self) -> Batch {
-        let room = Batch {
-            topics: self.topics.clone(),
-            records: Vec::with_capacity(self.batch.records.len()),
-            bytes: Vec::with_capacity(self.batch.bytes.len()),
-        };
-        std::mem::replace(&mut self.batch, room)
+    /// Takes the batch out; the next one gets as much room as this one needed: that of `spent`, if it is about as much. A
+    /// batch takes megabytes, and memory that comes fresh from the system costs more than what is written to it.
+    pub(super) fn take(&mut self, spent: Batch) -> Batch {
+        let mut next = Batch { topics: self.topics.clone(), records: spent.records, bytes: spent.bytes };
+        fit(&mut next.records, self.batch.records.len());
+        fit(&mut next.bytes, self.batch.bytes.len());
+        std::mem::replace(&mut self.batch, next)
     }
+}
 
-    /// Puts a batch back that found no place.
-    pub(super) fn put_back(&mut self, batch: Batch) {
-        self.batch = batch;
+/// Empties `room`, and keeps it unless most of it would not be used.
+fn fit<T>(room: &mut Vec<T>, needed: usize) {
+    room.clear();
+    if room.capacity() > 4 * needed {
+        *room = Vec::new();
     }
+    room.reserve(needed);
 }
 
 #[cfg(test)]
@@ -110,7 +113,7 @@ mod tests {
         }
         tray.push(&message("b", 1, 3));
         tray.push(&message("unknown", 0, 3));
-        let batch = tray.take();
+        let batch = tray.take(Batch::default());
         assert_eq!(batch.records.iter().map(|record| record.reset).collect::<Vec<_>>(), [false, false, true, false, false]);
         assert!(batch.records.iter().all(|record| record.topic == 1 && record.timestamp == Some(5) && record.key.is_none()));
         assert_eq!(batch.payload(&batch.records[4]), Some(&[7][..]));
@@ -123,7 +126,7 @@ mod tests {
         tray.push(&message("a", 0, 8));
         tray.start("a", 0, Some(4));
         tray.push(&message("a", 0, 4));
-        assert!(tray.take().records.iter().all(|record| !record.reset));
+        assert!(tray.take(Batch::default()).records.iter().all(|record| !record.reset));
     }
 
     #[test]
@@ -137,5 +140,22 @@ mod tests {
         assert_eq!(tray.ends(vec![end(0, true), end(1, false)], true), [at(0, 9), at(1, 20)].into());
         assert_eq!(tray.ends(vec![end(0, true), end(1, true)], false), [at(0, 20), at(1, 20)].into());
         assert_eq!(tray.ends(vec![end(1, true)], true), [at(1, 4)].into());
+    }
+
+    #[test]
+    fn a_spent_batch_gives_its_room_and_nothing_else() {
+        let mut tray = Tray::new(vec!["a".to_owned()].into());
+        let fill = |tray: &mut Tray, count: i64| (0..count).for_each(|offset| tray.push(&message("a", 0, offset)));
+        fill(&mut tray, 1_000);
+        let spent = tray.take(Batch::default());
+        let room = spent.records.as_ptr();
+        fill(&mut tray, 900);
+        assert_eq!(tray.take(spent).records.len(), 900);
+        fill(&mut tray, 1);
+        assert_eq!((tray.records(), tray.bytes(), tray.batch.records.as_ptr()), (1, 1, room));
+        // A small batch does not keep the room of a large one.
+        let large = Batch { records: Vec::with_capacity(1_000), ..Batch::default() };
+        tray.take(large);
+        assert!(tray.batch.records.capacity() < 10);
     }
 }
