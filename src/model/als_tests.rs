@@ -188,6 +188,69 @@ fn ill_conditioned_rows_are_solved_in_any_precision() {
     }
 }
 
+/// What goes on with a kept factorisation says of the rows that came in what is true of them, and moves them nearly as far as
+/// a new one would: the less the other side has moved since, the nearer.
+#[test]
+fn what_is_kept_is_gone_on_with() {
+    let ratings = world();
+    for objective in OBJECTIVES {
+        for rank in [1, 16, 24, 70] {
+            let weights = Weights::new(&params(objective, rank), ratings.mean());
+            let items = table(Side::Item, ratings.items.len(), rank, |row| ratings.items.degree(row) > 0);
+            let mut moved = items.clone();
+            moved.values_mut().iter_mut().enumerate().for_each(|(at, value)| *value *= 1.0 + 0.01 * (at as f64).sin());
+            for (path, arch) in every_path().into_iter().enumerate() {
+                for precision in [Precision::Single, Precision::Mixed] {
+                    let name = format!("{objective:?}, rank {rank}, path {path}, {precision:?}");
+                    let mut solved = table(Side::User, ratings.users.len(), rank, |row| row % 2 == 0);
+                    let mut kept = Kept::new(&ratings.users, &solved);
+                    let mut sweep = |fixed: &Table, precision, solved: &mut Table| {
+                        let half = Half { side: Side::User, rows: &ratings.users, fixed, weights: &weights };
+                        let before = total_by_hand(&half, solved, items.count());
+                        let swept = half_sweep_on(arch, half, precision, &mut kept, solved, items.count()).unwrap();
+                        (before, swept, total_by_hand(&half, solved, items.count()))
+                    };
+                    sweep(&items, precision, &mut solved);
+                    let (before, swept, after) = sweep(&items, Precision::Mixed, &mut solved);
+                    assert!(after.residual < 1e-8 && after.residual < 1e-3 * before.residual, "{name}: {before:?} {after:?}");
+                    assert!((swept.eliminated / after.eliminated - 1.0).abs() < 1e-12, "{name}: {swept:?} {after:?}");
+                    let (before, swept, after) = sweep(&moved, Precision::Mixed, &mut solved);
+                    assert!((swept.residual / before.residual - 1.0).abs() < 1e-9, "{name}: {swept:?} {before:?}");
+                    // The residual has grown: a new one is made.
+                    assert!(after.residual < 1e-3 * before.residual, "{name}: {before:?} {after:?}");
+                    let mut near = moved.clone();
+                    near.values_mut().iter_mut().enumerate().for_each(|(at, value)| *value *= 1.0 + 1e-3 * (at as f64).cos());
+                    solved.values_mut().iter_mut().enumerate().for_each(|(at, value)| *value *= 1.0 + 1e-4 * (at as f64).sin());
+                    let (before, swept, after) = sweep(&near, Precision::Mixed, &mut solved);
+                    assert!((swept.residual / before.residual - 1.0).abs() < 1e-9, "{name}: {swept:?} {before:?}");
+                    assert!(after.residual < 0.05 * before.residual, "{name}: {before:?} {after:?}");
+                    assert!((swept.eliminated / after.eliminated - 1.0).abs() < 1e-6, "{name}: {swept:?} {after:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Where not all have room, those of the longest rows are kept; all are solved.
+#[test]
+fn long_rows_are_kept_first() {
+    let ratings = world();
+    let weights = Weights::new(&params(Objective::Implicit, 16), 0.0);
+    let items = table(Side::Item, ratings.items.len(), 16, |row| ratings.items.degree(row) > 0);
+    let half = Half { side: Side::User, rows: &ratings.users, fixed: &items, weights: &weights };
+    // A factorisation of rank 16 takes 8 · (16 + 8) numbers.
+    for (bytes, longest) in [(0, vec![]), (3 * 768, vec![5, 9, 10]), (1 << 20, vec![0, 1, 2, 3, 4, 5, 7, 8, 9, 10])] {
+        // A table may be longer than what is known of its side.
+        let mut solved = table(Side::User, ratings.users.len() + 2, 16, |_| true);
+        let mut kept = Kept::within(bytes, &ratings.users, &solved);
+        for _ in 0..12 {
+            half_sweep_on(Arch::new(), half, Precision::Mixed, &mut kept, &mut solved, items.count()).unwrap();
+        }
+        assert_eq!(kept.rows(), longest);
+        assert!(total_by_hand(&half, &solved, items.count()).residual < 1e-12);
+    }
+}
+
 #[test]
 fn a_long_row_is_shared_out_and_threads_do_not_show() {
     // One item that everybody has, and a few others.

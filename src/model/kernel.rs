@@ -18,7 +18,7 @@ pub use cholesky::{NotPositiveDefinite, cholesky, pivot_spread, pivots_within, s
 pub use element::Element;
 
 /// Rows of a strip of tiles.
-const STRIP: usize = 8;
+pub const STRIP: usize = 8;
 /// What every row length is padded to: a whole number of vectors on every path.
 const PAD: usize = 16;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pulp::Arch;
 
-use super::als::{Half, Precision, RowFailed, Weights, half_sweep};
+use super::als::{Half, Kept, Precision, RowFailed, Swept, Weights, half_sweep, half_sweep_on};
 use super::anderson::Anderson;
 use super::certificate::{Measured, effective_rank, measure};
 use super::escape::{self, Search};
@@ -25,6 +25,8 @@ const SINGLE_ROUNDING: f64 = 1e-5;
 const SINGLE_ABOVE: f64 = 1e-2;
 /// Sweeps in f32 at the most: where a right-hand side cancels its residual has a floor in f32 that may lie higher.
 const SINGLE_SWEEPS: usize = 16;
+/// Down from this residual factorisations are kept for later sweeps: rows that are farther away move too much.
+const KEPT_BELOW: f64 = 1.0;
 /// Below this residual the rounding of the way back into the k-space may tell, and the whole is measured.
 const TURNED: f64 = 1e-10;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
@@ -323,6 +325,7 @@ impl<'a> Run<'a> {
         let mut anderson = Anderson::new(self.depth);
         let (mut best, mut single) = (f64::INFINITY, SINGLE_SWEEPS);
         let mut precision = Precision::Mixed;
+        let mut kept: Option<[Kept; 2]> = None;
         while self.has_sweeps(trace) && !watch.cancelled() {
             if residual > SINGLE_ABOVE && single > 0 {
                 (precision, single) = (Precision::Single, single - 1);
@@ -330,20 +333,24 @@ impl<'a> Run<'a> {
                 // What f32 took for the objective is no measure for f64.
                 (precision, single, best) = (Precision::Mixed, 0, f64::INFINITY);
             }
+            if residual <= KEPT_BELOW {
+                let (ratings, factors) = (self.ratings, &self.factors);
+                kept.get_or_insert_with(|| [Kept::new(&ratings.users, &factors.users), Kept::new(&ratings.items, &factors.items)]);
+            }
             let rounding = if precision == Precision::Single { SINGLE_ROUNDING } else { ROUNDING };
-            let eliminated = self.solve_users(precision, watch)?;
+            let eliminated = self.solve_users(precision, of_side(&mut kept, Side::User), watch)?;
             if eliminated > best + rounding * best.abs()
                 && let Some(plain) = anderson.last_image()
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
-                best = best.min(self.solve_users(precision, watch)?);
+                best = best.min(self.solve_users(precision, of_side(&mut kept, Side::User), watch)?);
             } else {
                 best = best.min(eliminated);
             }
             let mut image = self.factors.items.clone();
             let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
-            let swept = half_sweep(self.arch, items, precision, &mut image, self.counts[0])?;
+            let swept = solved(self.arch, items, precision, of_side(&mut kept, Side::Item), &mut image, self.counts[0])?;
             residual = swept.residual;
             trace.push(residual);
             watch.swept(trace.len() as u32, residual);
@@ -359,13 +366,13 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.solve_users(Precision::Mixed, watch).map(|_| ())
+        self.solve_users(Precision::Mixed, None, watch).map(|_| ())
     }
 
     /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant.
-    fn solve_users(&mut self, precision: Precision, watch: &dyn Watch) -> Result<f64, RowFailed> {
+    fn solve_users(&mut self, precision: Precision, kept: Option<&mut Kept>, watch: &dyn Watch) -> Result<f64, RowFailed> {
         let users = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
-        let swept = half_sweep(self.arch, users, precision, &mut self.factors.users, self.counts[1])?;
+        let swept = solved(self.arch, users, precision, kept, &mut self.factors.users, self.counts[1])?;
         let penalty: f64 = self
             .factors
             .items
@@ -379,6 +386,25 @@ impl<'a> Run<'a> {
         watch.eliminated(eliminated);
         Ok(eliminated)
     }
+}
+
+/// A half-sweep, with what is kept of earlier ones where there is that.
+fn solved(
+    arch: Arch,
+    half: Half<'_>,
+    precision: Precision,
+    kept: Option<&mut Kept>,
+    target: &mut Table,
+    others: usize,
+) -> Result<Swept, RowFailed> {
+    match kept {
+        Some(kept) => half_sweep_on(arch, half, precision, kept, target, others),
+        None => half_sweep(arch, half, precision, target, others),
+    }
+}
+
+fn of_side(kept: &mut Option<[Kept; 2]>, side: Side) -> Option<&mut Kept> {
+    kept.as_mut().map(|kept| &mut kept[side as usize])
 }
 
 /// What first values are multiplied by: the root of what predictions ask for, so that neither side has to make up for

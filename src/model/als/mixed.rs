@@ -1,12 +1,17 @@
 //! A row in f32, and a row in f32 around a residual in f64.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 
+use super::kept::Slot;
 use super::residual::Pull;
 use super::{Half, Precision, Sweep, Swept, panel_rows, relative};
 use crate::model::kernel::unchecked::prefetch;
 use crate::model::kernel::{self, Buffer, Lines};
+
+mod heavy;
+
+pub(super) use heavy::{heavy_sums, is_heavy};
 
 /// Pivots further apart than this leave f32 too few digits: the row is done in f64.
 const ILL_CONDITIONED: f64 = 1e5;
@@ -14,16 +19,6 @@ const ILL_CONDITIONED: f64 = 1e5;
 const NOTHING: f64 = 1e-14;
 /// Range of pivots in which nothing that matters has left the range of f32.
 const PIVOTS: (f64, f64) = (1e-30, 1e30);
-/// Pairs that one task adds up of a row that is shared out over the threads.
-const BLOCK: usize = 1 << 14;
-/// A row with more than this share of all pairs is shared out.
-const HEAVY: f64 = 1.0 / 32.0;
-
-/// Whether a row of `n` of all `pairs` is so long that one thread would still be busy with it when the others are done.
-pub(super) fn is_heavy(n: usize, pairs: usize) -> bool {
-    n >= 4 * BLOCK && n as f64 > HEAVY * pairs as f64
-}
-
 /// The fixed side and its Gram matrix in f32.
 pub(super) struct Shadow {
     stride: usize,
@@ -131,14 +126,59 @@ impl Sums {
 /// Solves one row; `next` are the counterparts of the row that comes after it. `None` asks for f64: the row is left as
 /// it was.
 #[inline(always)]
-pub(super) fn solve<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], next: &[u32], work: &mut Workspace) -> Option<Swept> {
-    work.sums.clear(&sweep.single.gram);
+pub(super) fn solve<S: Simd>(
+    simd: S,
+    sweep: &Sweep<'_>,
+    row: usize,
+    x: &mut [f64],
+    next: &[u32],
+    mut slot: Option<Slot<'_>>,
+    work: &mut Workspace,
+) -> Option<Swept> {
     work.x.get_mut()[..x.len()].copy_from_slice(x);
     let (columns, values) = sweep.half.rows.row(row);
     let mut numbers = std::mem::take(&mut work.values);
-    accumulate(simd, sweep, (columns, values.read(&mut numbers)), next, work);
+    let values = values.read(&mut numbers);
+    // No adaptor: what it calls does not know the instruction set.
+    let mut gone_on = None;
+    if let Some(slot) = &mut slot
+        && sweep.precision == Precision::Mixed
+        && slot.is_there()
+    {
+        gone_on = go_on(simd, sweep, row, (columns, values), next, slot, work);
+    }
+    if gone_on.is_none() {
+        work.x.get_mut()[..x.len()].copy_from_slice(x);
+        work.sums.clear(&sweep.single.gram);
+        accumulate(simd, sweep, (columns, values), next, work);
+    }
     work.values = numbers;
-    finish(simd, sweep, row, x, work)
+    match gone_on {
+        Some(swept) => Some(put(x, swept, work)),
+        None => finish(simd, sweep, row, x, slot, work),
+    }
+}
+
+/// Solves one row with the factorisation that was kept; `None` where that does not do, with nothing changed but sums.
+#[inline(always)]
+fn go_on<S: Simd>(
+    simd: S,
+    sweep: &Sweep<'_>,
+    row: usize,
+    pairs: (&[u32], &[f32]),
+    next: &[u32],
+    slot: &mut Slot<'_>,
+    work: &mut Workspace,
+) -> Option<Swept> {
+    let Workspace { sums, x, .. } = work;
+    sums.pull.clear();
+    sums.pull.take::<S, true>(simd, &sweep.half, &x.get()[..sweep.half.fixed.rank()], pairs, next);
+    let length = pull(simd, sweep, sweep.lambda(row), work)?;
+    let before = asked(simd, length, work);
+    if !slot.give(before.residual, work.sums.normal.get_mut()) {
+        return None;
+    }
+    changed(simd, sweep.single.stride, before, largest(work), work)
 }
 
 /// [`solve`] of a row whose pairs are summed already.
@@ -154,42 +194,7 @@ pub(super) fn solve_summed<S: Simd>(
     work.sums.clear(&sweep.single.gram);
     work.x.get_mut()[..x.len()].copy_from_slice(x);
     work.sums.add(sums);
-    finish(simd, sweep, row, x, work)
-}
-
-/// Sums of one long row, in blocks over all threads, added in the order of the blocks.
-pub(super) fn heavy_sums(arch: Arch, sweep: &Sweep<'_>, row: usize, x: &[f64]) -> Sums {
-    let (columns, values) = sweep.half.rows.row(row);
-    let mut numbers = Vec::new();
-    let values = values.read(&mut numbers);
-    let blocks: Vec<Sums> = columns
-        .par_chunks(BLOCK)
-        .zip(values.par_chunks(BLOCK))
-        .map(|pairs| {
-            let mut work = Workspace::new(x.len());
-            work.x.get_mut()[..x.len()].copy_from_slice(x);
-            arch.dispatch(Accumulate { sweep, pairs, work: &mut work });
-            work.sums
-        })
-        .collect();
-    let mut sums = Sums::new(sweep.single.stride);
-    blocks.iter().for_each(|block| sums.add(block));
-    sums
-}
-
-struct Accumulate<'a> {
-    sweep: &'a Sweep<'a>,
-    pairs: (&'a [u32], &'a [f32]),
-    work: &'a mut Workspace,
-}
-
-impl WithSimd for Accumulate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        accumulate(simd, self.sweep, self.pairs, &[], self.work);
-    }
+    finish(simd, sweep, row, x, None, work)
 }
 
 /// Adds pairs to `work.sums`, a panel at a time; while one is multiplied, the rows of the next are asked for.
@@ -256,21 +261,27 @@ fn weigh(root: f64, y: &[f64], target: &mut [f32]) {
 
 /// From the sums of a row to its new value.
 #[inline(always)]
-fn finish<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], work: &mut Workspace) -> Option<Swept> {
+fn finish<S: Simd>(simd: S, sweep: &Sweep<'_>, row: usize, x: &mut [f64], slot: Option<Slot<'_>>, work: &mut Workspace) -> Option<Swept> {
     let (k, stride, lambda) = (x.len(), sweep.single.stride, sweep.lambda(row));
     for i in 0..k {
         work.sums.normal.get_mut()[i * stride + i] += lambda as f32;
     }
     let swept = match sweep.precision {
-        Precision::Single => single(simd, k, stride, work),
+        Precision::Single => single(simd, k, stride, slot, work),
         _ => {
             let length = pull(simd, sweep, lambda, work)?;
-            corrected(simd, k, stride, length, work)
+            corrected(simd, k, stride, length, slot, work)
         }
     }?;
-    x.copy_from_slice(&work.x.get()[..k]);
+    Some(put(x, swept, work))
+}
+
+/// Hands the solved row out.
+#[inline(always)]
+fn put(x: &mut [f64], swept: Swept, work: &Workspace) -> Swept {
+    x.copy_from_slice(&work.x.get()[..x.len()]);
     flush(x);
-    Some(swept)
+    swept
 }
 
 /// Zeros what is nothing beside the rest of the row, as numbers along directions that collapse from sweep to sweep are.
@@ -306,21 +317,25 @@ fn factorise<S: Simd>(simd: S, k: usize, stride: usize, work: &mut Workspace) ->
 
 /// `A x = b` in f32, and the residual of the row as it came in.
 #[inline(always)]
-fn single<S: Simd>(simd: S, k: usize, stride: usize, work: &mut Workspace) -> Option<Swept> {
+fn single<S: Simd>(simd: S, k: usize, stride: usize, slot: Option<Slot<'_>>, work: &mut Workspace) -> Option<Swept> {
     narrow(work.x.get(), work.line.get_mut());
     let solved = work.solved.get_mut();
     kernel::symmetric(simd, work.sums.normal.get(), work.line.get(), solved, stride);
     kernel::axpy(simd, -1.0, work.sums.right.get(), solved);
     let residual = length(simd, solved, work.wide.get_mut());
     let right = length(simd, work.sums.right.get(), work.wide.get_mut());
+    let residual = relative(residual, right, work.sums.mass);
     factorise(simd, k, stride, work)?;
+    if let Some(mut slot) = slot {
+        slot.keep(residual, work.sums.normal.get());
+    }
     let solved = work.solved.get_mut();
     solved.copy_from_slice(work.sums.right.get());
     kernel::solve(simd, work.sums.normal.get(), solved, stride);
     widen(solved, work.x.get_mut());
     // The right-hand side is still there.
     let eliminated = -kernel::dot(simd, work.x.get(), work.wide.get());
-    let swept = Swept { residual: relative(residual, right, work.sums.mass), eliminated };
+    let swept = Swept { residual, eliminated };
     (right.is_finite() && residual.is_finite() && eliminated.is_finite()).then_some(swept)
 }
 
@@ -340,19 +355,44 @@ fn pull<S: Simd>(simd: S, sweep: &Sweep<'_>, lambda: f64, work: &mut Workspace) 
     length.is_finite().then_some(length)
 }
 
-/// `x += d`, where `A d = r` is solved in f32 and scaled so that nothing leaves its range. The objective of the row
-/// follows from what it was: with `r` in f64 it is known to the rounding of f64 and 1e-5 of what it falls by.
+/// The row as it came in, where the length of `r = b − A x` is `length`.
 #[inline(always)]
-fn corrected<S: Simd>(simd: S, k: usize, stride: usize, residual: f64, work: &mut Workspace) -> Option<Swept> {
+fn asked<S: Simd>(simd: S, length: f64, work: &Workspace) -> Swept {
     let pull = &work.sums.pull;
     let right = kernel::dot(simd, pull.right.get(), pull.right.get()).sqrt();
-    let residual = relative(residual, right, pull.mass);
-    let before = -kernel::dot(simd, work.x.get(), work.product.get()) - pull.along;
-    let largest = work.product.get().iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-    if largest == 0.0 {
-        return Some(Swept { residual, eliminated: before });
+    let eliminated = -kernel::dot(simd, work.x.get(), work.product.get()) - pull.along;
+    // What is not finite must not be lost in the ratio.
+    Swept { residual: relative(length, right, pull.mass), eliminated: if right.is_finite() { eliminated } else { f64::NAN } }
+}
+
+/// `x += d`, where `A d = r` is solved in f32.
+#[inline(always)]
+fn corrected<S: Simd>(simd: S, k: usize, stride: usize, length: f64, slot: Option<Slot<'_>>, work: &mut Workspace) -> Option<Swept> {
+    let before = asked(simd, length, work);
+    let largest = largest(work);
+    if largest > 0.0 {
+        factorise(simd, k, stride, work)?;
+        if let Some(mut slot) = slot {
+            slot.keep(before.residual, work.sums.normal.get());
+        }
     }
-    factorise(simd, k, stride, work)?;
+    changed(simd, stride, before, largest, work)
+}
+
+/// The largest number of `r`.
+#[inline(always)]
+fn largest(work: &Workspace) -> f64 {
+    work.product.get().iter().fold(0.0f64, |largest, value| largest.max(value.abs()))
+}
+
+/// `x += d`, where `A d = r` is solved with the factorisation at hand and scaled so that nothing leaves the range of f32. The
+/// objective of the row follows from what it was: with `r` in f64 it is known to the rounding of f64 and, where the
+/// factorisation is that of `A`, 1e-5 of what it falls by.
+#[inline(always)]
+fn changed<S: Simd>(simd: S, stride: usize, before: Swept, largest: f64, work: &mut Workspace) -> Option<Swept> {
+    if largest == 0.0 {
+        return Some(before);
+    }
     let solved = work.solved.get_mut();
     for (solved, &value) in solved.iter_mut().zip(work.product.get()) {
         *solved = (value / largest) as f32;
@@ -361,8 +401,8 @@ fn corrected<S: Simd>(simd: S, k: usize, stride: usize, residual: f64, work: &mu
     widen(solved, work.wide.get_mut());
     let fall = largest * kernel::dot(simd, work.product.get(), work.wide.get());
     kernel::axpy(simd, largest, work.wide.get(), work.x.get_mut());
-    let swept = Swept { residual, eliminated: before - fall };
-    (right.is_finite() && swept.eliminated.is_finite()).then_some(swept)
+    let swept = Swept { eliminated: before.eliminated - fall, ..before };
+    swept.eliminated.is_finite().then_some(swept)
 }
 
 /// The Euclidean length, with the values in f64 left in `wide`.
