@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
-use nepenthe::model::als::{Half, Precision, Weights, half_sweep};
+use nepenthe::model::als::{Half, Kept, Precision, Weights, half_sweep, half_sweep_on};
 use nepenthe::model::certificate::measure;
-use nepenthe::model::factors::{Factors, Side, initial_row};
+use nepenthe::model::factors::{Factors, Side, Table, initial_row};
 use nepenthe::model::ratings::Ratings;
 use nepenthe::model::{Certify, Objective, Params};
 use pulp::Arch;
@@ -59,11 +59,15 @@ impl Sweeper {
     }
 
     fn sweep_in(&mut self, precision: Precision) -> Result<(), String> {
-        let (users, items) = (self.factors.users.count(), self.factors.items.count());
+        self.sweep_with(precision, [None, None])
+    }
+
+    fn sweep_with(&mut self, precision: Precision, [of_users, of_items]: [Option<&mut Kept>; 2]) -> Result<(), String> {
+        let (way, users, items) = ((self.arch, precision), self.factors.users.count(), self.factors.items.count());
         let half = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
-        half_sweep(self.arch, half, precision, &mut self.factors.users, items).map_err(|e| e.to_string())?;
+        solved(way, half, of_users, &mut self.factors.users, items)?;
         let half = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
-        half_sweep(self.arch, half, precision, &mut self.factors.items, users).map_err(|e| e.to_string())?;
+        solved(way, half, of_items, &mut self.factors.items, users)?;
         Ok(())
     }
 
@@ -77,6 +81,20 @@ impl Sweeper {
         let (pairs, rows) = (self.ratings.pairs() as f64, (self.ratings.users.len() + self.ratings.items.len()) as f64);
         2.0 * pairs * k * (k + 1.0) + rows * k.powi(3) / 3.0
     }
+}
+
+fn solved(
+    (arch, precision): (Arch, Precision),
+    half: Half<'_>,
+    kept: Option<&mut Kept>,
+    target: &mut Table,
+    others: usize,
+) -> Result<(), String> {
+    let swept = match kept {
+        Some(kept) => half_sweep_on(arch, half, precision, kept, target, others),
+        None => half_sweep(arch, half, precision, target, others),
+    };
+    swept.map(|_| ()).map_err(|e| e.to_string())
 }
 
 pub fn pool(threads: usize) -> Result<ThreadPool, String> {
@@ -158,6 +176,21 @@ pub fn run(report: &mut Report, plan: &Plan, ratings: &Arc<Ratings>) -> Result<(
         let mixed = median(&mixed);
         report
             .say(format!("k = {rank}: sweep with residuals in f64, 2 threads"), format!("{mixed:.2} s, {:.2} × f32 alone", mixed / sweep));
+        let (ratings, factors) = (sweeper.ratings.clone(), &sweeper.factors);
+        let [mut users, mut items] = [Kept::new(&ratings.users, &factors.users), Kept::new(&ratings.items, &factors.items)];
+        let mut gone_on = Vec::new();
+        for round in 0..=plan.rounds() {
+            let sweep = || sweeper.sweep_with(Precision::Mixed, [Some(&mut users), Some(&mut items)]);
+            let (done, seconds) = timed(|| two.install(sweep));
+            done?;
+            // The first one makes what the others go on with.
+            gone_on.extend((round > 0).then_some(seconds));
+        }
+        let gone_on = median(&gone_on);
+        report.say(
+            format!("k = {rank}: sweep that goes on with kept factorisations, 2 threads"),
+            format!("{gone_on:.2} s, {:.2} × one that makes them", gone_on / mixed),
+        );
         report.say(format!("k = {rank}: 1 thread"), format!("{seconds:.2} s, {:.2} × 2 threads", seconds / sweep));
         report.hold(format!("k = {rank}: bits of 1 and 2 threads"), if same { "equal" } else { "differ" }, "equal", same);
         let pass = 100.0 * median(&passes) / sweep;

@@ -165,10 +165,10 @@ impl Service {
             if changed.elapsed() > patience {
                 return Err(ServiceError::Stuck { stored, wanted, waited: patience });
             }
-            // Half of the way that is left at this pace, so that the end is not missed.
+            // Half of the way that is left at this pace, so that the end is not missed; early on the pace is not known.
             let pace = begin.elapsed().as_secs_f64() / stored.max(1) as f64;
             let left = Duration::from_secs_f64(pace * (wanted - stored) as f64 / 2.0);
-            std::thread::sleep(if stored == 0 { LOOK } else { left.clamp(LOOK, REST) });
+            std::thread::sleep(if stored < wanted / 10 { LOOK } else { left.clamp(LOOK, REST) });
         }
     }
 

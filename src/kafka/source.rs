@@ -18,8 +18,8 @@ use super::{Batch, Bell, Positions, Source, SourceState};
 use health::Health;
 use reader::{Out, Reader};
 
-/// Batches that may wait for the loop. With the one that waits for a place, the one being filled and the [`SPARE`] this bounds
-/// the memory: 8 × [`SourceLimits::bytes`].
+/// Batches that may wait for the loop. With the one that it has, the one that waits for a place, the one being filled and the
+/// [`SPARE`] this bounds the memory: 9 × [`SourceLimits::bytes`] and what is noted of [`SourceLimits::records`].
 const QUEUE: usize = 4;
 /// Batches of which the room is kept for later ones: one is being used up while the next is filled.
 const SPARE: usize = 2;

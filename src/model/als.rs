@@ -131,18 +131,21 @@ pub struct Half<'a> {
 }
 
 /// What a half-sweep found on its way.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Swept {
     /// Largest relative normal-equation residual of the rows as they came in.
     pub residual: f64,
     /// `−Σ b·x` after the solve: the objective with this side eliminated, up to terms that do not depend on it.
     pub eliminated: f64,
+    /// What the objective fell by in rows that went on with kept factorisations: `eliminated` is wrong by a share of it.
+    pub on_trust: f64,
 }
 
 impl Swept {
     fn take(&mut self, part: Swept) {
         self.residual = self.residual.max(part.residual);
         self.eliminated += part.eliminated;
+        self.on_trust += part.on_trust;
     }
 }
 
@@ -235,7 +238,7 @@ pub fn half_sweep(arch: Arch, half: Half<'_>, precision: Precision, target: &mut
 
 /// [`half_sweep`] that keeps the factorisations that it makes, and with [`Precision::Mixed`] goes on with earlier ones where they
 /// do. A row that goes on costs `6 · pairs · k` and `2 k²` operations; of its change a share is wrong, as large as that by which
-/// its normal matrix has changed since, and so is that share of what [`Swept::eliminated`] falls by.
+/// its normal matrix has changed since, and so is that share of [`Swept::on_trust`] in [`Swept::eliminated`].
 ///
 /// # Errors
 /// As [`half_sweep`].
@@ -261,7 +264,7 @@ fn sweep(
     let sweep = Sweep::new(arch, half, precision, others);
     let (rows, k) = (target.len(), target.rank());
     let pairs: usize = (0..rows).map(|row| half.rows.degree(row)).sum();
-    let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
+    let mut swept = Swept::default();
     let mut work = Work::default();
     let mut heavy = Vec::new();
     if precision != Precision::Double {
@@ -362,7 +365,7 @@ impl WithSimd for SolveRows<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let SolveRows { sweep, heavy, task, values, mut kept, work } = self;
-        let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
+        let mut swept = Swept::default();
         for (row, x) in task.rows.clone().zip(values.chunks_exact_mut(sweep.half.fixed.rank())) {
             if sweep.half.rows.degree(row) == 0 {
                 x.fill(0.0);

@@ -80,10 +80,10 @@ fn by_hand(half: &Half<'_>, row: usize, x: &[f64], others: usize) -> (f64, f64) 
 
 /// Residual and objective over all rows.
 fn total_by_hand(half: &Half<'_>, solved: &Table, others: usize) -> Swept {
-    let mut swept = Swept { residual: 0.0, eliminated: 0.0 };
+    let mut swept = Swept::default();
     for row in (0..solved.len()).filter(|&row| half.rows.degree(row) > 0) {
         let (residual, eliminated) = by_hand(half, row, solved.raw(row), others);
-        swept.take(Swept { residual, eliminated });
+        swept.take(Swept { residual, eliminated, on_trust: 0.0 });
     }
     swept
 }
@@ -248,6 +248,15 @@ fn long_rows_are_kept_first() {
         }
         assert_eq!(kept.rows(), longest);
         assert!(total_by_hand(&half, &solved, items.count()).residual < 1e-12);
+    }
+}
+
+#[test]
+fn of_rows_as_long_as_each_other_the_first_are_kept() {
+    let ratings = built(&(0..6u32).map(|user| (user, (0..if user == 4 { 5 } else { 3 }).map(|item| (item, 1.0)).collect())).collect());
+    let solved = table(Side::User, 6, 16, |_| true);
+    for (room, rows) in [(1, vec![4]), (3, vec![0, 1, 4]), (6, vec![0, 1, 2, 3, 4, 5])] {
+        assert_eq!(Kept::within(room * 768, &ratings.users, &solved).rows(), rows);
     }
 }
 

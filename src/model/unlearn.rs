@@ -27,6 +27,8 @@ const SINGLE_ABOVE: f64 = 1e-2;
 const SINGLE_SWEEPS: usize = 16;
 /// Down from this residual factorisations are kept for later sweeps: rows that are farther away move too much.
 const KEPT_BELOW: f64 = 1.0;
+/// Share of [`Swept::on_trust`] that may be wrong.
+const DOUBT: f64 = 0.1;
 /// Below this residual the rounding of the way back into the k-space may tell, and the whole is measured.
 const TURNED: f64 = 1e-10;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
@@ -93,7 +95,7 @@ pub struct Solution {
 ///
 /// One sweep solves all users for the items' factors at hand, then all items for those users. The map from items to
 /// items is accelerated; a mixed point that would raise the objective is thrown away for the plain one, so no sweep
-/// ends above plain alternation. Each sweep costs `2 · pairs · k² + rows · k³/3` floating-point operations, with k no
+/// ends above plain alternation. Each sweep costs up to `2 · pairs · k² + rows · k³/3` floating-point operations, with k no
 /// more than the directions that the factors use and what fills them up to a multiple of 16 ([`Subspace`]).
 ///
 /// A converged point may still be a saddle, above all after a warm start: [`escape`] looks for a direction that the
@@ -323,7 +325,7 @@ impl<'a> Run<'a> {
     fn sweep(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let began = trace.len();
         let mut anderson = Anderson::new(self.depth);
-        let (mut best, mut single) = (f64::INFINITY, SINGLE_SWEEPS);
+        let (mut best, mut doubt_of_best, mut single) = (f64::INFINITY, 0.0, SINGLE_SWEEPS);
         let mut precision = Precision::Mixed;
         let mut kept: Option<[Kept; 2]> = None;
         while self.has_sweeps(trace) && !watch.cancelled() {
@@ -331,22 +333,24 @@ impl<'a> Run<'a> {
                 (precision, single) = (Precision::Single, single - 1);
             } else if precision == Precision::Single {
                 // What f32 took for the objective is no measure for f64.
-                (precision, single, best) = (Precision::Mixed, 0, f64::INFINITY);
+                (precision, single, best, doubt_of_best) = (Precision::Mixed, 0, f64::INFINITY, 0.0);
             }
             if residual <= KEPT_BELOW {
                 let (ratings, factors) = (self.ratings, &self.factors);
                 kept.get_or_insert_with(|| [Kept::new(&ratings.users, &factors.users), Kept::new(&ratings.items, &factors.items)]);
             }
             let rounding = if precision == Precision::Single { SINGLE_ROUNDING } else { ROUNDING };
-            let eliminated = self.solve_users(precision, of_side(&mut kept, Side::User), watch)?;
-            if eliminated > best + rounding * best.abs()
+            let (eliminated, on_trust) = self.solve_users(precision, of_side(&mut kept, Side::User), watch)?;
+            let doubt = DOUBT * on_trust;
+            if eliminated > best + rounding * best.abs() + doubt + doubt_of_best
                 && let Some(plain) = anderson.last_image()
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
-                best = best.min(self.solve_users(precision, of_side(&mut kept, Side::User), watch)?);
-            } else {
-                best = best.min(eliminated);
+                // With nothing on trust, so that it is known again where this stands.
+                (best, doubt_of_best) = (self.solve_users(precision, None, watch)?.0, 0.0);
+            } else if eliminated < best {
+                (best, doubt_of_best) = (eliminated, doubt);
             }
             let mut image = self.factors.items.clone();
             let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
@@ -355,7 +359,10 @@ impl<'a> Run<'a> {
             trace.push(residual);
             watch.swept(trace.len() as u32, residual);
             if residual <= target {
-                // Users are exact for the items at hand, and these are within the target.
+                // The items are within the target. Users are nearly: where nothing can follow on that, they are made exact.
+                if kept.is_some() && !self.has_sweeps(trace) {
+                    self.solve_users(Precision::Mixed, None, watch)?;
+                }
                 return Ok(());
             }
             anderson.next(self.factors.items.values_mut(), image.values());
@@ -369,8 +376,9 @@ impl<'a> Run<'a> {
         self.solve_users(Precision::Mixed, None, watch).map(|_| ())
     }
 
-    /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant.
-    fn solve_users(&mut self, precision: Precision, kept: Option<&mut Kept>, watch: &dyn Watch) -> Result<f64, RowFailed> {
+    /// Solves all users for the items at hand; answers the objective as a function of the items alone, up to a constant, and
+    /// [`Swept::on_trust`].
+    fn solve_users(&mut self, precision: Precision, kept: Option<&mut Kept>, watch: &dyn Watch) -> Result<(f64, f64), RowFailed> {
         let users = Half { side: Side::User, rows: &self.ratings.users, fixed: &self.factors.items, weights: &self.weights };
         let swept = solved(self.arch, users, precision, kept, &mut self.factors.users, self.counts[1])?;
         let penalty: f64 = self
@@ -384,7 +392,7 @@ impl<'a> Run<'a> {
             .sum();
         let eliminated = swept.eliminated + penalty;
         watch.eliminated(eliminated);
-        Ok(eliminated)
+        Ok((eliminated, swept.on_trust))
     }
 }
 

@@ -101,11 +101,11 @@ impl Column {
                 options.set_write_buffer_size(SHARD_BUFFER);
                 // Shards fill at the same pace, so many wait to be flushed at once.
                 options.set_max_write_buffer_number(4);
-                // Rows are small: they are cheaper kept in more files than rewritten more often. Writing is held up only where
-                // compactions do not keep up at all.
+                // Rows are small: they are cheaper kept in more files than rewritten more often. Writing stops where it did
+                // before, for a process may not open any number of files.
                 options.set_level_zero_file_num_compaction_trigger(16);
-                options.set_level_zero_slowdown_writes_trigger(40);
-                options.set_level_zero_stop_writes_trigger(60);
+                options.set_level_zero_slowdown_writes_trigger(28);
+                options.set_level_zero_stop_writes_trigger(36);
             }
             Family::UserFactors | Family::ItemFactors => {
                 // What a float's bits are is hardly predictable.

@@ -211,7 +211,7 @@ pub(super) fn opening(path: &Path, error: &rocksdb::Error) -> StoreError {
         rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
             let said = error.to_string();
             // What is wrong with a table's own description is told of the list that was being read.
-            let listed = said.contains("MANIFEST-") && !said.contains(".sst");
+            let listed = said.contains("MANIFEST-") && !said.replace(&path.display().to_string(), "").contains(".sst");
             let hint = if listed { " It, or a table file (.sst) that it lists, is not what was written." } else { "" };
             let detail = format!("{} cannot be opened: {said}{hint}", path.display());
             StoreError::Damaged { family: "RocksDB", key: "-".to_owned(), detail }

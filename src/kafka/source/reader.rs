@@ -280,7 +280,11 @@ impl Reader {
     fn hand_over(&mut self) -> bool {
         let batch = match self.ready.take() {
             Some(batch) => batch,
-            None if self.tray.records() == 0 => return true,
+            None if self.tray.records() == 0 => {
+                // Nothing comes: what a burst took goes back.
+                while self.out.spent.try_recv().is_ok() {}
+                return true;
+            }
             None => self.tray.take(self.out.spent.try_recv().unwrap_or_default()),
         };
         match self.out.batches.try_send(batch) {

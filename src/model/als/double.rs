@@ -73,7 +73,7 @@ impl WithSimd for Solve<'_> {
         if kernel::pivot_spread(work.normal.get(), k, stride) > ILL_CONDITIONED {
             self.refine(simd);
         }
-        Ok(Swept { residual, eliminated: -kernel::dot(simd, self.x, &self.work.right.get()[..k]) })
+        Ok(Swept { residual, eliminated: -kernel::dot(simd, self.x, &self.work.right.get()[..k]), on_trust: 0.0 })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::model::ratings::Rows;
 const ROOM: usize = 128 << 20;
 /// Half-sweeps that go on with a factorisation before it is made anew.
 const USES: u8 = 8;
+/// A row's residual of less than this is nothing to go by: it moves with the rows beside it, and with rounding.
+const SMALL: f64 = 1e-9;
 
 /// Factorisations of the rows of one side.
 pub struct Kept {
@@ -47,16 +49,20 @@ impl Kept {
         let stride = kernel::padded(k);
         let room = bytes / (packed(stride) * size_of::<f32>()).max(1);
         let mut degrees: Vec<u32> = (0..len).map(|row| rows.degree(row) as u32).filter(|&degree| degree > 0).collect();
-        let mut least = 1;
+        let (mut least, mut equals) = (1, 0);
         if degrees.len() > room {
-            // Those that are as long as the last that fits stay out: which of them came first would mean nothing.
-            let (_, last, _) = degrees.select_nth_unstable_by(room, |a, b| b.cmp(a));
-            least = *last + 1;
+            // Of those that are as long as the first that does not fit, the first ones fit.
+            let (longer, first, _) = degrees.select_nth_unstable_by(room, |a, b| b.cmp(a));
+            equals = longer.iter().filter(|degree| *degree == first).count();
+            least = *first + 1;
         }
         let mut slots = Vec::with_capacity(len + 1);
         slots.push(0);
         for row in 0..len {
-            slots.push(slots[row] + u32::from(rows.degree(row) as u32 >= least));
+            let degree = rows.degree(row) as u32;
+            let equal = equals > 0 && degree + 1 == least;
+            equals -= usize::from(equal);
+            slots.push(slots[row] + u32::from(equal || degree >= least));
         }
         let count = slots[len] as usize;
         Kept { stride, slots, factors: vec![0.0; count * packed(stride)], states: vec![State::default(); count] }
@@ -109,6 +115,12 @@ pub(super) struct Slot<'k> {
 }
 
 impl Slot<'_> {
+    /// What was kept serves no more.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.state.left = 0;
+    }
+
     /// Whether there is one that may be gone on with.
     #[inline(always)]
     pub fn is_there(&self) -> bool {
@@ -119,9 +131,8 @@ impl Slot<'_> {
     /// be made anew.
     #[inline(always)]
     pub fn give(&mut self, residual: f64, into: &mut [f32]) -> bool {
-        let serves = self.state.left > 0 && residual <= self.state.residual;
+        let serves = self.state.left > 0 && residual <= self.state.residual.max(SMALL);
         if !serves {
-            self.state.left = 0;
             return false;
         }
         *self.state = State { left: self.state.left - 1, residual };
@@ -182,8 +193,10 @@ mod tests {
             }
         }
         slot.keep(0.5, &matrix);
-        assert!(slot.give(0.5, &mut out) && !slot.give(0.6, &mut out) && !slot.is_there());
-        slot.keep(0.5, &matrix);
-        assert!(!slot.give(f64::NAN, &mut out));
+        assert!(slot.give(0.5, &mut out) && !slot.give(0.6, &mut out) && !slot.give(f64::NAN, &mut out));
+        slot.keep(SMALL / 4.0, &matrix);
+        assert!(slot.give(SMALL / 2.0, &mut out));
+        slot.clear();
+        assert!(!slot.is_there() && !slot.give(0.0, &mut out));
     }
 }

@@ -148,6 +148,9 @@ pub(super) fn solve<S: Simd>(
         gone_on = go_on(simd, sweep, row, (columns, values), next, slot, work);
     }
     if gone_on.is_none() {
+        if let Some(slot) = &mut slot {
+            slot.clear();
+        }
         work.x.get_mut()[..x.len()].copy_from_slice(x);
         work.sums.clear(&sweep.single.gram);
         accumulate(simd, sweep, (columns, values), next, work);
@@ -178,7 +181,8 @@ fn go_on<S: Simd>(
     if !slot.give(before.residual, work.sums.normal.get_mut()) {
         return None;
     }
-    changed(simd, sweep.single.stride, before, largest(work), work)
+    let swept = changed(simd, sweep.single.stride, before, largest(work), work)?;
+    Some(Swept { on_trust: before.eliminated - swept.eliminated, ..swept })
 }
 
 /// [`solve`] of a row whose pairs are summed already.
@@ -324,19 +328,21 @@ fn single<S: Simd>(simd: S, k: usize, stride: usize, slot: Option<Slot<'_>>, wor
     kernel::axpy(simd, -1.0, work.sums.right.get(), solved);
     let residual = length(simd, solved, work.wide.get_mut());
     let right = length(simd, work.sums.right.get(), work.wide.get_mut());
-    let residual = relative(residual, right, work.sums.mass);
     factorise(simd, k, stride, work)?;
-    if let Some(mut slot) = slot {
-        slot.keep(residual, work.sums.normal.get());
-    }
     let solved = work.solved.get_mut();
     solved.copy_from_slice(work.sums.right.get());
     kernel::solve(simd, work.sums.normal.get(), solved, stride);
     widen(solved, work.x.get_mut());
     // The right-hand side is still there.
     let eliminated = -kernel::dot(simd, work.x.get(), work.wide.get());
-    let swept = Swept { residual, eliminated };
-    (right.is_finite() && residual.is_finite() && eliminated.is_finite()).then_some(swept)
+    let swept = Swept { residual: relative(residual, right, work.sums.mass), eliminated, on_trust: 0.0 };
+    if !(right.is_finite() && residual.is_finite() && eliminated.is_finite()) {
+        return None;
+    }
+    if let Some(mut slot) = slot {
+        slot.keep(swept.residual, work.sums.normal.get());
+    }
+    Some(swept)
 }
 
 /// `r = b − A x` of the row as it came in into `work.product`; answers its length.
@@ -362,7 +368,8 @@ fn asked<S: Simd>(simd: S, length: f64, work: &Workspace) -> Swept {
     let right = kernel::dot(simd, pull.right.get(), pull.right.get()).sqrt();
     let eliminated = -kernel::dot(simd, work.x.get(), work.product.get()) - pull.along;
     // What is not finite must not be lost in the ratio.
-    Swept { residual: relative(length, right, pull.mass), eliminated: if right.is_finite() { eliminated } else { f64::NAN } }
+    let eliminated = if right.is_finite() { eliminated } else { f64::NAN };
+    Swept { residual: relative(length, right, pull.mass), eliminated, on_trust: 0.0 }
 }
 
 /// `x += d`, where `A d = r` is solved in f32.
