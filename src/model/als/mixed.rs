@@ -162,7 +162,7 @@ pub(super) fn solve<S: Simd>(
     }
 }
 
-/// Solves one row with the factorisation that was kept; `None` where that does not do, with nothing changed but sums.
+/// Solves one row with the factorisation that was kept; `None` where that does not do: then nothing but scratch has changed.
 #[inline(always)]
 fn go_on<S: Simd>(
     simd: S,
