@@ -19,13 +19,18 @@ use super::als::Weights;
 use super::anderson::dot;
 use super::certificate::{RANK_CUTOFF, ZERO};
 use super::factors::{Factors, Table};
-use super::lanczos::{self, Operator, Triplet};
+use super::lanczos::{self, Operator, SHARED, Triplet};
 use super::ratings::{Ratings, Rows};
 use super::splitmix::mixed;
 use super::subspace::Spectrum;
+use gradient::{Across, Gradient, gathered, unscale};
 
-/// Products with M̃ and with its transpose in one search.
+mod gradient;
+
+/// Products with M̃ᵀ M̃ in one search.
 const STEPS: usize = 48;
+/// So many directions of users are taken out within the pass over the pairs: each costs a pass of its own beforehand.
+const FEW: usize = 12;
 /// A σ above 1 by less is left alone: an f32 gradient and factors stationary to 1e-6 know it no better.
 const MARGIN: f64 = 1e-6;
 /// Blocks of user rows; fixed, so that the number of threads does not show in the bits.
@@ -68,9 +73,9 @@ struct Way {
 /// Looks for collapsed directions that would lower the objective. `None` when there are no pairs, or when their weights
 /// are so far apart that M̃ is lost in rounding.
 ///
-/// `tolerance` is the residual down to which the factors are stationary. Costs up to 96 passes over the pairs, each of
-/// 2 floating-point operations a pair, and takes 4 bytes a pair and 48 vectors of either side meanwhile. Equal input
-/// gives equal bits for any number of threads.
+/// `tolerance` is the residual down to which the factors are stationary. Costs up to 48 passes over the pairs, each of
+/// 4 floating-point operations a pair, or twice as many of 2 where more than 12 directions are in use, and takes 4 bytes a
+/// pair and 48 vectors of items meanwhile. Equal input gives equal bits for any number of threads.
 pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights, tolerance: f64) -> Option<Search> {
     let gradient = Gradient::new(ratings, factors, weights);
     if gradient.reach == 0.0 {
@@ -78,7 +83,7 @@ pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weight
     }
     let directions = Directions::new(arch, factors, &gradient)?;
     let full = directions.collapsed.is_empty();
-    let complement = Complement { gradient: &gradient, directions: &directions };
+    let complement = Complement::new(&gradient, &directions);
     let mut start = gradient.start();
     let length = lanczos::inner(&start, &start);
     // The start is what may be all but gone, and what is left of it is measured.
@@ -165,147 +170,12 @@ fn noise(row: usize) -> f64 {
     (mixed((row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
 }
 
-/// M̃, of users × items: what observed pairs add, in the order of the users' rows, and `−a0 Ũ Ṽᵀ` in factors.
-struct Gradient<'a> {
-    rows: &'a Rows,
-    factors: &'a Factors,
-    unobserved: f64,
-    scales: [Vec<f64>; 2],
-    /// By block of users.
-    observed: Vec<(std::ops::Range<usize>, Vec<f32>)>,
-    /// `(Σ_observed λ_u λ_i target²)^½`: the size of scaled predictions that meet every target.
-    reach: f64,
-    /// What rounding may have added to one entry.
-    rounding: f64,
-}
-
-impl<'a> Gradient<'a> {
-    fn new(ratings: &'a Ratings, factors: &'a Factors, weights: &Weights) -> Gradient<'a> {
-        let scales = scales(ratings, factors, weights);
-        let parts: Vec<_> = blocks(&ratings.users)
-            .into_par_iter()
-            .map(|rows| {
-                let (mut observed, mut reach, mut rounding) = (Vec::new(), 0.0, 0.0f64);
-                for row in rows.clone() {
-                    let (columns, values) = ratings.users.row(row);
-                    for (&column, value) in columns.iter().zip(values) {
-                        let scale = scales[0][row] * scales[1][column as usize];
-                        let x = dot(factors.users.raw(row), factors.items.raw(column as usize));
-                        observed.push((scale * weights.pull(value, x)) as f32);
-                        reach += (weights.target(value) / scale).powi(2);
-                        rounding = rounding.max(f64::EPSILON * scale * weights.pair(value).1.abs());
-                    }
-                }
-                ((rows, observed), reach, rounding)
-            })
-            .collect();
-        let mut gradient = Gradient {
-            rows: &ratings.users,
-            factors,
-            unobserved: weights.unobserved,
-            scales,
-            observed: Vec::new(),
-            reach: 0.0,
-            rounding: 0.0,
-        };
-        for (observed, reach, rounding) in parts {
-            gradient.observed.push(observed);
-            gradient.reach += reach;
-            gradient.rounding = gradient.rounding.max(rounding);
-        }
-        gradient.reach = gradient.reach.sqrt();
-        gradient
-    }
-
-    /// A vector of items that is a function of their numbers alone.
-    fn start(&self) -> Vec<f64> {
-        self.scales[1].iter().enumerate().map(|(row, &scale)| if scale > 0.0 { noise(row) } else { 0.0 }).collect()
-    }
-
-    /// `out −= a0 Λ^-½ T (Λ_other^-½ Otherᵀ x)`, the part of the pairs that nobody observed.
-    fn unobserved(&self, (table, scales): (&Table, &[f64]), (other, other_scales): (&Table, &[f64]), x: &[f64], out: &mut [f64]) {
-        if self.unobserved == 0.0 {
-            return;
-        }
-        let shares = gathered(other, &scaled(x, other_scales));
-        out.par_iter_mut().enumerate().for_each(|(row, out)| {
-            *out -= self.unobserved * scales[row] * dot(table.raw(row), &shares);
-        });
-    }
-}
-
-impl Operator for Gradient<'_> {
-    fn forward(&self, x: &[f64]) -> Vec<f64> {
-        let Factors { users, items } = self.factors;
-        let parts: Vec<Vec<f64>> = self
-            .observed
-            .par_iter()
-            .map(|(rows, values)| {
-                let mut values = values.iter();
-                let product =
-                    |row| self.rows.row(row).0.iter().zip(&mut values).map(|(&column, &value)| f64::from(value) * x[column as usize]).sum();
-                rows.clone().map(product).collect()
-            })
-            .collect();
-        let mut out = parts.concat();
-        out.resize(users.len(), 0.0);
-        self.unobserved((users, &self.scales[0]), (items, &self.scales[1]), x, &mut out);
-        out
-    }
-
-    fn backward(&self, y: &[f64]) -> Vec<f64> {
-        let Factors { users, items } = self.factors;
-        let parts: Vec<Vec<f64>> = self
-            .observed
-            .par_iter()
-            .map(|(rows, values)| {
-                let (mut values, mut sum) = (values.iter(), vec![0.0; items.len()]);
-                for row in rows.clone() {
-                    for (&column, &value) in self.rows.row(row).0.iter().zip(&mut values) {
-                        sum[column as usize] += f64::from(value) * y[row];
-                    }
-                }
-                sum
-            })
-            .collect();
-        let mut out = vec![0.0; items.len()];
-        for part in parts {
-            out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
-        }
-        self.unobserved((items, &self.scales[1]), (users, &self.scales[0]), y, &mut out);
-        out
-    }
-}
-
-/// `Tᵀ x`, of length k, summed in fixed blocks.
-fn gathered(table: &Table, x: &[f64]) -> Vec<f64> {
-    const ROWS: usize = 1024;
-    let k = table.rank();
-    let parts: Vec<Vec<f64>> = table
-        .values()
-        .par_chunks(ROWS * k)
-        .zip(x.par_chunks(ROWS))
-        .map(|(rows, x)| {
-            let mut sum = vec![0.0; k];
-            for (row, &x) in rows.chunks_exact(k).zip(x) {
-                sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += x * row);
-            }
-            sum
-        })
-        .collect();
-    let mut sum = vec![0.0; k];
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
-    sum
-}
-
 /// The directions of the factors' k-space that are in use and those that have collapsed.
 struct Directions {
     /// Unit vectors, most collapsed first.
     collapsed: Vec<Vec<f64>>,
-    /// k × k per side: `T Z (Zᵀ Tᵀ T Z)⁻¹ Zᵀ Tᵀ` projects on what the side's directions in use `Z` span, with `T = Λ^½ F`.
-    inverse: [Mat<f64>; 2],
+    /// k × used per side: the columns of `Λ^½ F H` are an orthonormal basis of what the side's directions in use span.
+    half: [Mat<f64>; 2],
 }
 
 impl Directions {
@@ -318,18 +188,17 @@ impl Directions {
         let (used, collapsed): (Vec<usize>, Vec<usize>) = (0..k).partition(|&at| spectrum.size(at) > RANK_CUTOFF * largest);
         let vector = |at: usize| -> Vec<f64> { spectrum.vectors(&[at]).col_as_slice(0).to_vec() };
         let basis = spectrum.vectors(&used);
-        let inverse = |gram: &Mat<f64>| {
+        let half = |gram: &Mat<f64>| {
             if used.is_empty() {
-                return Some(Mat::zeros(k, k));
+                return Some(Mat::zeros(k, 0));
             }
             let small = (basis.transpose() * gram * &basis).self_adjoint_eigen(Triangle::Lower).ok()?;
             let root = Mat::from_fn(used.len(), used.len(), |i, j| small.U()[(i, j)] / small.S()[j].sqrt());
-            let half = &basis * root;
-            Some(&half * half.transpose())
+            Some(&basis * root)
         };
         Some(Directions {
             collapsed: collapsed.into_iter().map(vector).collect(),
-            inverse: [inverse(&spectrum.grams[0])?, inverse(&spectrum.grams[1])?],
+            half: [half(&spectrum.grams[0])?, half(&spectrum.grams[1])?],
         })
     }
 }
@@ -338,19 +207,27 @@ impl Directions {
 struct Complement<'a> {
     gradient: &'a Gradient<'a>,
     directions: &'a Directions,
+    /// Those of the users, when they are few: then one pass over the pairs does for a product with M̃ and its transpose.
+    across: Option<Across>,
 }
 
-impl Complement<'_> {
+impl<'a> Complement<'a> {
+    fn new(gradient: &'a Gradient<'a>, directions: &'a Directions) -> Complement<'a> {
+        let few = directions.half[0].ncols() <= FEW;
+        Complement { gradient, directions, across: few.then(|| Across::new(gradient, &directions.half[0])) }
+    }
+
     /// Takes the directions in use out of a vector of users (0) or items (1). What rounding leaves of them is as large the
     /// next time, and not larger: they have σ = 1.
     fn project(&self, side: usize, x: &mut [f64]) {
         let table = if side == 0 { &self.gradient.factors.users } else { &self.gradient.factors.items };
         let scales = &self.gradient.scales[side];
-        let unscale = |row: usize| if scales[row] > 0.0 { scales[row].recip() } else { 0.0 };
-        let shares = gathered(table, &x.iter().enumerate().map(|(row, x)| x * unscale(row)).collect::<Vec<f64>>());
-        let shares = &self.directions.inverse[side] * Mat::from_fn(shares.len(), 1, |i, _| shares[i]);
+        let shares = gathered(table, &x.iter().zip(scales).map(|(x, &scale)| x * unscale(scale)).collect::<Vec<f64>>());
+        let half = &self.directions.half[side];
+        let shares = half * (half.transpose() * Mat::from_fn(shares.len(), 1, |i, _| shares[i]));
         let shares = shares.col_as_slice(0);
-        x.par_iter_mut().enumerate().for_each(|(row, x)| *x -= unscale(row) * dot(table.raw(row), shares));
+        let rows = x.par_iter_mut().with_min_len(SHARED).enumerate();
+        rows.for_each(|(row, x)| *x -= unscale(scales[row]) * dot(table.raw(row), shares));
     }
 }
 
@@ -361,8 +238,11 @@ impl Operator for Complement<'_> {
         out
     }
 
-    fn backward(&self, y: &[f64]) -> Vec<f64> {
-        let mut out = self.gradient.backward(y);
+    fn normal(&self, x: &[f64]) -> Vec<f64> {
+        let mut out = match &self.across {
+            Some(across) => self.gradient.normal_without(x, across),
+            None => self.gradient.backward(&self.forward(x)),
+        };
         self.project(1, &mut out);
         out
     }

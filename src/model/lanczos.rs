@@ -1,6 +1,7 @@
 //! The largest singular values, with their vectors, of a matrix that is only known by its products.
 
-use faer::Mat;
+use faer::linalg::solvers::SelfAdjointEigen;
+use faer::{Mat, Side as Triangle};
 use rayon::prelude::*;
 
 use super::anderson::{self, dot};
@@ -18,12 +19,15 @@ const LOOK: usize = 4;
 /// does not show in the bits.
 const CHUNK: usize = 1 << 12;
 
+/// Numbers of a vector that one thread does alone: sooner than another is there to help.
+pub(super) const SHARED: usize = 1 << 14;
+
 /// A matrix by its products with a vector.
 pub trait Operator: Sync {
     /// `A x`.
     fn forward(&self, x: &[f64]) -> Vec<f64>;
-    /// `Aᵀ y`.
-    fn backward(&self, y: &[f64]) -> Vec<f64>;
+    /// `Aᵀ A x`.
+    fn normal(&self, x: &[f64]) -> Vec<f64>;
 }
 
 /// `leftᵀ A right = value`, both vectors of length one.
@@ -45,100 +49,103 @@ pub struct Top {
     pub above: Vec<Triplet>,
 }
 
-/// Golub–Kahan–Lanczos bidiagonalisation from `start` (not zero) with full reorthogonalisation: at most `steps`
-/// products with A and as many with Aᵀ, then the triplets of the projected matrix above `threshold`, at most `most`.
-/// It ends early when the largest is found, or when none is above a finite `threshold`, to all appearances.
+/// Lanczos iteration for `AᵀA` from `start` (not zero) with full reorthogonalisation: at most `steps` products, then the
+/// triplets of A that the projected matrix has above `threshold`, at most `most`. It finds what a bidiagonalisation of A
+/// finds, without that one's left vectors. It ends early when the largest is found, or when none is above a finite
+/// `threshold`, to all appearances.
 ///
-/// Answers `None` when a product was not finite. Keeps `steps` vectors of either side and costs
-/// `4 · steps² · (rows + columns)` floating-point operations besides the products.
+/// Answers `None` when a product was not finite. Keeps `steps` vectors of the right side and costs `4 · steps² · columns`
+/// floating-point operations besides the products.
 ///
 /// # Source
-/// Golub, Kahan, *Calculating the Singular Values and Pseudo-Inverse of a Matrix*, SIAM J. Numer. Anal. B 2 (1965).
+/// Parlett, *The Symmetric Eigenvalue Problem*, 1980, chapter 13.
 pub fn top(operator: &dyn Operator, start: Vec<f64>, steps: usize, threshold: f64, most: usize) -> Option<Top> {
     let mut basis = Basis { beyond: 1.0, ..Basis::default() };
     let mut next = start;
     orthonormalise(&mut next, &[]);
     while basis.diagonal.len() < steps && basis.beyond > EXHAUSTED * basis.largest {
         next = basis.step(operator, next);
-        if basis.diagonal.len().is_multiple_of(LOOK) && (basis.converged() || basis.is_below(threshold)) {
+        if basis.diagonal.len().is_multiple_of(LOOK) && basis.is_enough(threshold) {
             break;
         }
     }
-    if basis.beyond.is_finite() { basis.triplets(threshold, most) } else { None }
+    if basis.beyond.is_finite() { basis.triplets(operator, threshold, most) } else { None }
 }
 
-/// `A V = U B`, `Aᵀ U = V Bᵀ + beyond · next e_lastᵀ`: orthonormal columns in U and V, upper bidiagonal B.
+/// `AᵀA V = V T + beyond · next e_lastᵀ`: orthonormal columns in V, tridiagonal T.
 #[derive(Default)]
 struct Basis {
-    left: Vec<Vec<f64>>,
-    right: Vec<Vec<f64>>,
+    vectors: Vec<Vec<f64>>,
     diagonal: Vec<f64>,
-    above_diagonal: Vec<f64>,
+    beside: Vec<f64>,
     /// Coupling to what has not been seen; not a number once a product was none.
     beyond: f64,
-    /// Largest entry of B.
+    /// Largest entry of T.
     largest: f64,
 }
 
 impl Basis {
     /// Takes a direction into the basis and answers the next one.
     fn step(&mut self, operator: &dyn Operator, direction: Vec<f64>) -> Vec<f64> {
-        let mut left = operator.forward(&direction);
-        let alpha = orthonormalise(&mut left, &self.left);
-        let mut next = operator.backward(&left);
+        let mut next = operator.normal(&direction);
+        let alpha = inner(&direction, &next);
         if !self.diagonal.is_empty() {
-            self.above_diagonal.push(self.beyond);
+            self.beside.push(self.beyond);
         }
-        self.right.push(direction);
-        self.left.push(left);
+        self.vectors.push(direction);
         self.diagonal.push(alpha);
-        self.beyond = orthonormalise(&mut next, &self.right);
+        self.beyond = orthonormalise(&mut next, &self.vectors);
         self.largest = self.largest.max(alpha).max(self.beyond);
         next
     }
 
-    fn projected(&self) -> Mat<f64> {
+    /// Of the projected matrix; the largest comes last.
+    fn eigen(&self) -> Option<SelfAdjointEigen<f64>> {
         let size = self.diagonal.len();
-        Mat::from_fn(size, size, |i, j| match j.wrapping_sub(i) {
+        let projected = Mat::from_fn(size, size, |i, j| match i.abs_diff(j) {
             0 => self.diagonal[i],
-            1 => self.above_diagonal[i],
+            1 => self.beside[i.min(j)],
             _ => 0.0,
-        })
+        });
+        projected.self_adjoint_eigen(Triangle::Lower).ok()
     }
 
-    /// Whether the vectors of the largest value are as good as wanted.
-    fn converged(&self) -> bool {
-        let last = self.diagonal.len() - 1;
-        self.projected().svd().is_ok_and(|svd| self.beyond * svd.U()[(last, 0)].abs() <= CONVERGED * svd.S()[0])
-    }
-
-    /// Whether no value is above the threshold, as far as a start without preference for any direction tells: after j steps
-    /// the largest value of AᵀA, of n, has come out below 1 − ε of itself with a chance of at most 1.648 √n e^(−√ε (2j−1)).
+    /// Whether the vectors of the largest value are as good as wanted, or whether no value is above the threshold, as far as a
+    /// start without preference for any direction tells: after j steps the largest value of AᵀA, of n, has come out below 1 − ε of
+    /// itself with a chance of at most 1.648 √n e^(−√ε (2j−1)).
     ///
     /// Source: Kuczyński, Woźniakowski, *Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with a Random
     /// Start*, SIAM J. Matrix Anal. Appl. 13 (1992).
-    fn is_below(&self, threshold: f64) -> bool {
-        let (steps, size) = (self.diagonal.len() as f64, self.right[0].len() as f64);
-        self.projected().svd().is_ok_and(|svd| {
-            let epsilon = 1.0 - (svd.S()[0] / threshold).powi(2);
-            threshold.is_finite() && epsilon > 0.0 && 1.648 * size.sqrt() * (-epsilon.sqrt() * (2.0 * steps - 1.0)).exp() < MISSED
+    fn is_enough(&self, threshold: f64) -> bool {
+        let last = self.diagonal.len() - 1;
+        let (steps, size) = (self.diagonal.len() as f64, self.vectors[0].len() as f64);
+        self.eigen().is_some_and(|eigen| {
+            let square = eigen.S()[last];
+            let epsilon = 1.0 - square / (threshold * threshold);
+            let missed = 1.648 * size.sqrt() * (-epsilon.max(0.0).sqrt() * (2.0 * steps - 1.0)).exp();
+            let is_below = threshold.is_finite() && epsilon > 0.0 && missed < MISSED;
+            is_below || self.beyond * eigen.U()[(last, last)].abs() <= CONVERGED * square
         })
     }
 
-    fn triplets(&self, threshold: f64, most: usize) -> Option<Top> {
+    fn triplets(&self, operator: &dyn Operator, threshold: f64, most: usize) -> Option<Top> {
         if self.diagonal.is_empty() {
             return Some(Top { value: 0.0, beyond: 0, above: Vec::new() });
         }
-        let svd = self.projected().svd().ok()?;
-        let beyond = (0..self.diagonal.len()).take_while(|&at| svd.S()[at] > threshold).count();
+        let eigen = self.eigen()?;
+        let size = self.diagonal.len();
+        // Rounding takes what is zero below it.
+        let value = |at: usize| eigen.S()[size - 1 - at].max(0.0).sqrt();
+        let beyond = (0..size).take_while(|&at| value(at) > threshold).count();
         let above = (0..beyond.min(most))
-            .map(|at| Triplet {
-                value: svd.S()[at],
-                left: combined(&self.left, |row| svd.U()[(row, at)]),
-                right: combined(&self.right, |row| svd.V()[(row, at)]),
+            .map(|at| {
+                let right = combined(&self.vectors, |row| eigen.U()[(row, size - 1 - at)]);
+                let mut left = operator.forward(&right);
+                orthonormalise(&mut left, &[]);
+                Triplet { value: value(at), left, right }
             })
             .collect();
-        Some(Top { value: svd.S()[0], beyond, above })
+        Some(Top { value: value(0), beyond, above })
     }
 }
 
@@ -154,7 +161,7 @@ fn orthonormalise(vector: &mut [f64], basis: &[Vec<f64>]) -> f64 {
     let mut length = 1.0;
     for _ in 0..2 {
         let shares = shares(vector, basis);
-        vector.par_chunks_mut(CHUNK).enumerate().for_each(|(at, vector)| {
+        vector.par_chunks_mut(CHUNK).with_min_len(SHARED / CHUNK).enumerate().for_each(|(at, vector)| {
             for (known, share) in basis.iter().zip(&shares) {
                 vector.iter_mut().zip(&known[at * CHUNK..]).for_each(|(value, known)| *value -= share * known);
             }
@@ -172,6 +179,7 @@ fn orthonormalise(vector: &mut [f64], basis: &[Vec<f64>]) -> f64 {
 fn shares(vector: &[f64], basis: &[Vec<f64>]) -> Vec<f64> {
     let parts: Vec<Vec<f64>> = vector
         .par_chunks(CHUNK)
+        .with_min_len(SHARED / CHUNK)
         .enumerate()
         .map(|(at, vector)| basis.iter().map(|known| dot(&known[at * CHUNK..][..vector.len()], vector)).collect())
         .collect();
@@ -207,7 +215,8 @@ mod tests {
             (0..self.0.nrows()).map(|i| (0..x.len()).map(|j| self.0[(i, j)] * x[j]).sum()).collect()
         }
 
-        fn backward(&self, y: &[f64]) -> Vec<f64> {
+        fn normal(&self, x: &[f64]) -> Vec<f64> {
+            let y = self.forward(x);
             (0..self.0.ncols()).map(|j| (0..y.len()).map(|i| self.0[(i, j)] * y[i]).sum()).collect()
         }
     }
