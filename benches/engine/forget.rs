@@ -74,7 +74,7 @@ impl Watch for Recorder {
         self.note(residual, |seen| &mut seen.residuals);
     }
 
-    fn eliminated(&self, objective: f64) {
+    fn eliminated(&self, objective: f64, _: f64) {
         self.note(objective + self.constant, |seen| &mut seen.objectives);
     }
 

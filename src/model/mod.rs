@@ -17,6 +17,7 @@ pub mod factors;
 pub mod fence;
 pub mod generation;
 pub mod global;
+mod guard;
 mod intake;
 mod job;
 pub mod kernel;

@@ -10,6 +10,7 @@ use super::certificate::{Measured, effective_rank, measure};
 use super::escape::{self, Search};
 use super::factors::{Factors, Side, Table};
 use super::global;
+use super::guard::Guard;
 use super::ratings::Ratings;
 use super::subspace::Subspace;
 use super::verdict::{NotCertifiable, Verdict, remedy};
@@ -27,8 +28,6 @@ const SINGLE_ABOVE: f64 = 1e-2;
 const SINGLE_SWEEPS: usize = 16;
 /// Down from this residual factorisations are kept for later sweeps: rows that are farther away move too much.
 const KEPT_BELOW: f64 = 1.0;
-/// Share of [`Swept::on_trust`] that may be wrong.
-const DOUBT: f64 = 0.1;
 /// Below this residual the rounding of the way back into the k-space may tell, and the whole is measured.
 const TURNED: f64 = 1e-10;
 /// Times that a saddle is left in one solve; each lowers the objective, and the first brings nearly all of it.
@@ -55,8 +54,9 @@ pub struct Problem {
 pub trait Watch: Sync {
     /// After each sweep: its number from 1 and the largest relative residual that it found.
     fn swept(&self, sweep: u32, residual: f64);
-    /// After each solve of the users, also of one that is thrown away: the objective, up to a constant of the data.
-    fn eliminated(&self, _objective: f64) {}
+    /// After each solve of the users, also of one that is thrown away: the objective, up to a constant of the data, and what of
+    /// its fall is on trust ([`Swept::on_trust`]).
+    fn eliminated(&self, _objective: f64, _on_trust: f64) {}
     /// True makes the solve stop at the next sweep, with what it has.
     fn cancelled(&self) -> bool {
         false
@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
     fn sweep(&mut self, mut residual: f64, target: f64, watch: &dyn Watch, trace: &mut Vec<f64>) -> Result<(), RowFailed> {
         let began = trace.len();
         let mut anderson = Anderson::new(self.depth);
-        let (mut best, mut doubt_of_best, mut single) = (f64::INFINITY, 0.0, SINGLE_SWEEPS);
+        let (mut guard, mut single) = (Guard::new(), SINGLE_SWEEPS);
         let mut precision = Precision::Mixed;
         let mut kept: Option<[Kept; 2]> = None;
         while self.has_sweeps(trace) && !watch.cancelled() {
@@ -333,7 +333,7 @@ impl<'a> Run<'a> {
                 (precision, single) = (Precision::Single, single - 1);
             } else if precision == Precision::Single {
                 // What f32 took for the objective is no measure for f64.
-                (precision, single, best, doubt_of_best) = (Precision::Mixed, 0, f64::INFINITY, 0.0);
+                (precision, single, guard) = (Precision::Mixed, 0, Guard::new());
             }
             if residual <= KEPT_BELOW {
                 let (ratings, factors) = (self.ratings, &self.factors);
@@ -341,16 +341,15 @@ impl<'a> Run<'a> {
             }
             let rounding = if precision == Precision::Single { SINGLE_ROUNDING } else { ROUNDING };
             let (eliminated, on_trust) = self.solve_users(precision, of_side(&mut kept, Side::User), watch)?;
-            let doubt = DOUBT * on_trust;
-            if eliminated > best + rounding * best.abs() + doubt + doubt_of_best
+            if guard.rose(eliminated, on_trust, rounding)
                 && let Some(plain) = anderson.last_image()
             {
                 self.factors.items.values_mut().copy_from_slice(plain);
                 anderson.restart();
                 // With nothing on trust, so that it is known again where this stands.
-                (best, doubt_of_best) = (self.solve_users(precision, None, watch)?.0, 0.0);
-            } else if eliminated < best {
-                (best, doubt_of_best) = (eliminated, doubt);
+                guard.set(self.solve_users(precision, None, watch)?.0);
+            } else {
+                guard.take(eliminated, on_trust);
             }
             let mut image = self.factors.items.clone();
             let items = Half { side: Side::Item, rows: &self.ratings.items, fixed: &self.factors.users, weights: &self.weights };
@@ -391,7 +390,7 @@ impl<'a> Run<'a> {
             })
             .sum();
         let eliminated = swept.eliminated + penalty;
-        watch.eliminated(eliminated);
+        watch.eliminated(eliminated, swept.on_trust);
         Ok((eliminated, swept.on_trust))
     }
 }

@@ -161,6 +161,37 @@ fn an_unchanged_model_needs_no_sweep() {
     assert_eq!((again.sweeps, again.factors), (0, trained.factors));
 }
 
+/// Notes what of the objective's fall was on trust.
+#[derive(Default)]
+struct OnTrust(std::sync::Mutex<Vec<f64>>);
+
+impl Watch for OnTrust {
+    fn swept(&self, _: u32, _: f64) {}
+
+    fn eliminated(&self, _: f64, on_trust: f64) {
+        self.0.lock().unwrap().push(on_trust);
+    }
+}
+
+/// A later sweep goes on with what an earlier one factorised; the first has nothing to go on with.
+#[test]
+fn sweeps_go_on_with_kept_factorisations() {
+    for objective in OBJECTIVES {
+        let (params, pairs) = (params(objective), world(40, 30));
+        let trained = solve(Arch::new(), &cold(&params, &ratings(&pairs)), &Unwatched).unwrap();
+        let mut left = pairs.clone();
+        left.remove(&3);
+        left.get_mut(&4).unwrap().pop_first();
+        let watch = OnTrust::default();
+        let solution = solve(Arch::new(), &warm(&params, &ratings(&left), trained.factors), &watch).unwrap();
+        assert!(solution.measured.residual <= params.tolerance && solution.sweeps > 3, "{objective:?}: {}", solution.sweeps);
+        let on_trust = watch.0.into_inner().unwrap();
+        assert_eq!(on_trust[0], 0.0, "{objective:?}: {on_trust:?}");
+        let went_on = on_trust.iter().filter(|fell| **fell > 0.0).count();
+        assert!(2 * went_on > on_trust.len(), "{objective:?}: {on_trust:?}");
+    }
+}
+
 #[test]
 fn odd_data_converges() {
     let lone: Pairs = [(0, [(0, 1.0)].into())].into();

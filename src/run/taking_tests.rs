@@ -71,12 +71,15 @@ impl Store for Late {
 struct Log {
     lines: Vec<(u16, String)>,
     next: usize,
+    /// Records of a batch that the loop has and did not give back.
+    lent: usize,
     store: Arc<Late>,
     told: Positions,
 }
 
 impl Source for Log {
     fn poll(&mut self) -> Option<Batch> {
+        assert_eq!(self.lent, 0, "the room of a batch comes back before the next one");
         let mut batch = Batch { topics: Arc::from([PLAYS.to_owned(), FORGETS.to_owned()]), ..Batch::default() };
         for (offset, (topic, line)) in self.lines.iter().enumerate().skip(self.next).take(7) {
             let (topic, offset) = (*topic, offset as i64);
@@ -84,7 +87,12 @@ impl Source for Log {
             batch.push(record, None, Some(line.as_bytes()));
             self.next += 1;
         }
+        self.lent = batch.records.len();
         (!batch.records.is_empty()).then_some(batch)
+    }
+
+    fn spent(&mut self, batch: Batch) {
+        self.lent -= batch.records.len();
     }
 
     fn stored(&mut self, positions: &Positions) {
@@ -163,7 +171,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let signer = Signer::open(&dir.path().join("key.pem")).unwrap();
         let service = Service::new(Parts { state, tables, topics: topics(), timing, purge, signer, metrics, board }, 0).unwrap();
-        let log = Log { lines: lines.to_vec(), next, store: store.clone(), told: Positions::new() };
+        let log = Log { lines: lines.to_vec(), next, lent: 0, store: store.clone(), told: Positions::new() };
         Rig { service, log, sink: Heard { store, parcel: None, receipts: Vec::new() }, now: 1_000 }
     }
 

@@ -89,7 +89,7 @@ impl Watch for Step {
         self.at(&format!("sweep {sweep}, residual {residual:.1e}"));
     }
 
-    fn eliminated(&self, objective: f64) {
+    fn eliminated(&self, objective: f64, _: f64) {
         // Of a point that is thrown away the next call tells the better one.
         self.seen().1 = objective;
     }
