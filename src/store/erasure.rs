@@ -3,21 +3,23 @@
 //!
 //! The sequence: close the log and flush every family (one that is not flushed keeps the log, and the log keeps the bytes),
 //! compact the ranges down to the last level, roll the manifest. What proves it, since `compact_range` reports nothing: a
-//! deleted or replaced value hides below a tombstone or a newer value in another file. Files are numbered in the order in
-//! which they are made, and while automatic compactions rest only flushes and this erasure make any. So when, of the
-//! files over a range that are no later flush, all lie at the last level, which has one value of a key, and none has a
-//! tombstone, then nothing is hidden. (A snapshot would make compactions keep more; nothing here ever opens one, and
-//! that is looked at too.)
+//! deleted or replaced value hides below a tombstone or a newer value in another file. Every row has a sequence number, and a
+//! file tells that of its oldest. So when, of the files over a range with a row from before the erasure, all lie at the last
+//! level, which has one value of a key, and none has a tombstone, then nothing is hidden, whatever was compacted meanwhile. (A
+//! snapshot would make compactions keep more; nothing here ever opens one, and that is looked at too.)
 
 use std::path::Path;
 use std::time::Duration;
 
-use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, LiveFile, WriteOptions, properties};
+use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, WriteOptions, properties};
 
 use super::backups::CHECKPOINT;
 use super::columns::{Column, DEFAULT};
 use super::rocks::{failed, io};
 use super::{Family, StoreError, after};
+use table::{Table, tables};
+
+mod table;
 
 /// Row of RocksDB's own column family that is rewritten so that there is something to flush and to compact.
 const MARK: &[u8] = b"erasure";
@@ -93,41 +95,38 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     if !go_on(EraseStep::Flush) {
         return Ok(Erased::interrupted());
     }
-    let before = Folder::read(db.path())?;
+    let (before, known) = (Folder::read(db.path())?, tables(db)?);
     let spans = spans(ranges);
-    let quiet = Quiet::begin(db, &spans)?;
+    let upto = db.latest_sequence_number();
     // The mark is in the newest log: flushing it begins another.
     mark(db)?;
     flush(db, default(db)?)?;
-    // Both at once: neither needs what the other makes, and at full ingest each waits.
-    let (flushed, reached) = std::thread::scope(|scope| {
-        let reached = scope.spawn(|| quiet.is_reached());
-        (flush_all(db), reached.join().unwrap_or_else(|_| Err(io("compact", "a thread of it panicked"))))
-    });
-    flushed?;
-    if !reached? {
-        let leftover = Some("RocksDB does not come to an end of its compactions; it is tried again later".to_owned());
-        return Ok(Erased { leftover, ..Erased::default() });
-    }
-    // Not before: a compaction that was under way may put old rows into a new file of the first level, as a flush does new ones.
-    let newest = live(db)?.iter().map(number).max().unwrap_or(0);
-    let mut erased = Erased::default();
+    // Both at once: neither needs what the other makes, and at full ingest each waits. What is compacted here is next to
+    // nothing, but it begins when no other compaction is left, and keeps others from beginning.
+    std::thread::scope(|scope| {
+        let default = default(db)?;
+        scope.spawn(move || compact(db, default, &(Vec::new(), None), false));
+        flush_all(db)
+    })?;
     for round in 0..ROUNDS {
-        let files = live(db)?;
-        let stale: Vec<&LiveFile> = files.iter().filter(|file| hides(file, newest) && is_over(file, &spans)).collect();
+        let files = tables(db)?;
+        let stale: Vec<&Table> = files.iter().filter(|file| hides(file, upto) && is_over(file, &spans)).collect();
         if stale.is_empty() {
             break;
         }
         if !go_on(EraseStep::Rewrite) {
-            return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
+            return Ok(Erased::interrupted());
         }
         compact_all(db, &work(round, &spans, &stale, &files), round > 0)?;
     }
-    let made = |file: &&LiveFile| number(file) > newest && file.level > 0 && is_over(file, &spans);
-    for file in live(db)?.iter().filter(made) {
+    let mut erased = Erased::default();
+    let made = |file: &&Table| file.level > 0 && is_over(file, &spans) && !known.iter().any(|known| known.number == file.number);
+    for file in tables(db)?.iter().filter(made) {
         erased.files += 1;
-        erased.bytes += file.size as u64;
+        erased.bytes += file.bytes;
     }
+    // Whatever is replaced by now has no higher number.
+    let newest = Folder::read(db.path())?.newest_table();
     if !go_on(EraseStep::Roll) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
@@ -140,29 +139,27 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     if !go_on(EraseStep::Verify) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
-    erased.leftover = remains(db, &spans, newest, &before)?;
+    erased.leftover = remains(db, &Sought { spans: &spans, upto, newest, before: &before })?;
     Ok(erased)
 }
 
-/// Can this file hide something, or hold what another hides? Not a later flush, nor one of the last level that has no
-/// tombstones.
-fn hides(file: &LiveFile, newest: u64) -> bool {
-    let later = number(file) > newest && file.level == 0;
-    let clean = file.level == LAST && file.num_deletions == 0;
-    !later && !clean
+/// Can this file hide something, or hold what another hides? Not when all of it was written after the erasure began, nor when it
+/// is of the last level and has no tombstones.
+fn hides(file: &Table, upto: u64) -> bool {
+    file.oldest <= upto && (file.level != LAST || file.deletions > 0)
 }
 
 /// What is compacted in a round: first the ranges, then, file by file, what they left. A compaction passes over a level
 /// where no key of its range is stored, although a file there spans it, and a file that it only moves keeps its tombstones.
-fn work(round: usize, spans: &Spans, stale: &[&LiveFile], files: &[LiveFile]) -> Vec<(Column, Span)> {
+fn work(round: usize, spans: &Spans, stale: &[&Table], files: &[Table]) -> Vec<(Column, Span)> {
     if round > 0 {
-        let own = |file: &&LiveFile| Some((column_of(file)?, (file.start_key.clone()?, Some(file.end_key.clone()?))));
+        let own = |file: &&Table| file.column().zip(file.keys.clone()).map(|(column, (start, end))| (column, (start, Some(end))));
         return stale.iter().filter_map(own).collect();
     }
     let of_column = |(column, spans): &(Column, Vec<Span>)| {
-        let mut rows: Vec<&LiveFile> = files.iter().filter(|file| file.level > 0 && column_of(file) == Some(*column)).collect();
-        rows.sort_unstable_by(|a, b| a.start_key.cmp(&b.start_key));
-        let held = stale.iter().any(|file| column_of(file) == Some(*column));
+        let mut rows: Vec<&Table> = files.iter().filter(|file| file.level > 0 && file.column() == Some(*column)).collect();
+        rows.sort_unstable_by(|a, b| a.keys.cmp(&b.keys));
+        let held = stale.iter().any(|file| file.column() == Some(*column));
         let spans = if held { joined(spans, &rows) } else { Vec::new() };
         spans.into_iter().map(|span| (*column, span)).collect::<Vec<_>>()
     };
@@ -177,13 +174,13 @@ fn spans(ranges: &[KeyRange]) -> Vec<(Column, Vec<Span>)> {
 
 /// Spans of one column family, sorted; those with no whole file between them become one. So there are never many more
 /// compactions than files, however many rows were deleted.
-fn joined(spans: &[Span], files: &[&LiveFile]) -> Vec<Span> {
+fn joined(spans: &[Span], files: &[&Table]) -> Vec<Span> {
     let mut out: Vec<Span> = Vec::new();
     for span in spans {
         if let Some((_, last)) = out.last_mut() {
             let Some(end) = last.as_ref() else { break };
-            let first_after = files.partition_point(|file| file.start_key.as_ref().is_some_and(|start| start <= end));
-            let between = files.get(first_after).is_some_and(|file| file.end_key.as_ref().is_some_and(|end| *end < span.0));
+            let first_after = files.partition_point(|file| file.keys.as_ref().is_some_and(|(start, _)| start <= end));
+            let between = files.get(first_after).is_some_and(|file| file.keys.as_ref().is_some_and(|(_, end)| *end < span.0));
             if !between {
                 *last = span.1.clone();
                 continue;
@@ -214,29 +211,16 @@ fn merged(ranges: &[KeyRange], column: Column) -> Vec<Span> {
     spans
 }
 
-fn is_over(file: &LiveFile, spans: &Spans) -> bool {
-    let Some((_, spans)) = spans.iter().find(|(column, _)| column.name() == file.column_family_name) else { return false };
-    let (Some(start), Some(end)) = (&file.start_key, &file.end_key) else { return !spans.is_empty() };
+fn is_over(file: &Table, spans: &Spans) -> bool {
+    let Some((_, spans)) = spans.iter().find(|(column, _)| column.name() == file.family) else { return false };
+    let Some((start, end)) = &file.keys else { return !spans.is_empty() };
     let first = spans.partition_point(|(_, to)| to.as_ref().is_some_and(|to| to <= start));
     spans.get(first).is_some_and(|(from, _)| from <= end)
-}
-
-fn column_of(file: &LiveFile) -> Option<Column> {
-    Column::named(&file.column_family_name)
-}
-
-/// A file without a number counts as the oldest: nothing is proven of it.
-fn number(file: &LiveFile) -> u64 {
-    numbered(file.name.trim_start_matches('/'), "", ".sst").unwrap_or(0)
 }
 
 /// The number in a file's name.
 fn numbered(name: &str, head: &str, tail: &str) -> Option<u64> {
     name.strip_prefix(head)?.strip_suffix(tail)?.parse().ok()
-}
-
-fn live(db: &DB) -> Result<Vec<LiveFile>, StoreError> {
-    db.live_files().map_err(|e| failed("list the files of", &e))
 }
 
 fn default(db: &DB) -> Result<&ColumnFamily, StoreError> {
@@ -289,39 +273,6 @@ fn compact_all(db: &DB, work: &[(Column, Span)], anew: bool) -> Result<(), Store
     Ok(())
 }
 
-/// In the column families that it names no automatic compaction begins while this lives. Nothing is throttled for it
-/// either: RocksDB slows writers down for files that a compaction is due for.
-struct Quiet<'d>(&'d DB, Vec<Column>);
-
-impl Quiet<'_> {
-    fn begin<'d>(db: &'d DB, spans: &Spans) -> Result<Quiet<'d>, StoreError> {
-        let quiet = Quiet(db, spans.iter().map(|(column, _)| *column).collect());
-        quiet.set("true")?;
-        Ok(quiet)
-    }
-
-    fn set(&self, disabled: &str) -> Result<(), StoreError> {
-        self.1.iter().try_for_each(|column| {
-            let options = [("disable_auto_compactions", disabled)];
-            self.0.set_options_cf(column.handle(self.0)?, &options).map_err(|e| failed("configure", &e))
-        })
-    }
-
-    /// Waits for the compactions that were under way when this began, wherever: the mark is compacted, and that begins when
-    /// no other is left. False when it was not: then nothing is known of the others.
-    fn is_reached(&self) -> Result<bool, StoreError> {
-        compact(self.0, default(self.0)?, &(Vec::new(), None), false);
-        Ok(live(self.0)?.iter().all(|file| file.column_family_name != DEFAULT || file.level > 0))
-    }
-}
-
-impl Drop for Quiet<'_> {
-    fn drop(&mut self) {
-        // Only a store that fails altogether refuses; then the next write says so.
-        let _ = self.set("false");
-    }
-}
-
 /// The numbered files of the state directory.
 #[derive(Debug, Default)]
 struct Folder {
@@ -335,6 +286,10 @@ struct Folder {
 }
 
 impl Folder {
+    fn newest_table(&self) -> u64 {
+        self.tables.iter().copied().max().unwrap_or(0)
+    }
+
     fn read(path: &Path) -> Result<Folder, StoreError> {
         let unread = |e: std::io::Error| io("list the files of", format!("{}: {e}", path.display()));
         let mut folder = Folder::default();
@@ -353,11 +308,23 @@ impl Folder {
     }
 }
 
+/// What must be gone.
+struct Sought<'a> {
+    /// Rows in these, ...
+    spans: &'a Spans,
+    /// ... up to this sequence number.
+    upto: u64,
+    /// Table files up to this number that nothing reads any more.
+    newest: u64,
+    /// Logs and manifests of these.
+    before: &'a Folder,
+}
+
 /// Looks until everything is gone, for ten seconds at most; what is left then, in words.
-fn remains(db: &DB, spans: &Spans, newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
     let mut left = None;
     for _ in 0..LOOKS {
-        left = look(db, spans, newest, before)?;
+        left = look(db, sought)?;
         if left.is_none() {
             break;
         }
@@ -366,17 +333,17 @@ fn remains(db: &DB, spans: &Spans, newest: u64, before: &Folder) -> Result<Optio
     Ok(left)
 }
 
-fn look(db: &DB, spans: &Spans, newest: u64, before: &Folder) -> Result<Option<String>, StoreError> {
+fn look(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
+    let Sought { spans, upto, newest, before } = *sought;
     if db.property_int_value(properties::NUM_SNAPSHOTS).map_err(|e| failed("look at", &e))? != Some(0) {
         return Ok(Some("a snapshot is open and keeps deleted rows".to_owned()));
     }
-    let files = live(db)?;
-    if let Some(file) = files.iter().find(|file| hides(file, newest) && is_over(file, spans)) {
-        let (number, family, level) = (number(file), &file.column_family_name, file.level);
-        return Ok(Some(format!("table file {number} of {family} was not compacted; level {level}, {} tombstones", file.num_deletions)));
+    let files = tables(db)?;
+    if let Some(Table { number, family, level, deletions, .. }) = files.iter().find(|file| hides(file, upto) && is_over(file, spans)) {
+        return Ok(Some(format!("table file {number} of {family} was not compacted; level {level}, {deletions} tombstones")));
     }
     let folder = Folder::read(db.path())?;
-    let is_live = |table: &u64| files.iter().any(|file| number(file) == *table);
+    let is_live = |table: &u64| files.iter().any(|file| file.number == *table);
     let newest_of = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(0);
     Ok(if let Some(table) = folder.tables.iter().find(|table| **table <= newest && !is_live(table)) {
         Some(format!("the replaced table file {table} is still in the directory"))

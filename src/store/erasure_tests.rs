@@ -146,12 +146,38 @@ fn writing_goes_on_meanwhile() {
     assert_eq!(kept, Some(format!("late {last}").into_bytes()));
 }
 
+/// Rows that come, and go, after the erasure began are none of its business, whatever file they get into.
+#[test]
+fn what_is_flushed_meanwhile_is_not_in_the_way() {
+    for late in EraseStep::ALL.into_iter().skip(1) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(dir.path()).unwrap();
+        let canary = deleted(&store);
+        let go_on = |step| {
+            if step == late {
+                put(&store, Family::Identities, 70..90, |key| format!("late {key}"));
+                delete(&store, Family::Identities, 80);
+                flush(store.db(), handle(&store, Family::Identities)).unwrap();
+                let files = tables(store.db()).unwrap();
+                assert!(files.iter().any(|file| file.level == 0 && file.deletions == 1 && file.family == "identities"), "{files:?}");
+            }
+            true
+        };
+        assert_eq!(store.erase(&one(77), &go_on).unwrap().leftover, None, "{late:?}");
+        assert_eq!(holders(dir.path(), &[&canary]), [""; 0], "{late:?}");
+        assert_eq!(store.get(Family::Identities, &77u32.to_be_bytes()).unwrap().as_deref(), Some(&b"late 77"[..]));
+    }
+}
+
 #[test]
 fn a_snapshot_and_a_kept_log_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = RocksStore::open(dir.path()).unwrap();
     let canary = deleted(&store);
-    let held = |store: &RocksStore| look(store.db(), &spans(&one(77)), 0, &Folder::default()).unwrap();
+    let spans = spans(&one(77));
+    let look_for =
+        |store: &RocksStore, newest, before: &Folder| look(store.db(), &Sought { spans: &spans, upto: 0, newest, before }).unwrap();
+    let held = |store: &RocksStore| look_for(store, 0, &Folder::default());
     assert_eq!(held(&store), None);
     let snapshot = store.db().snapshot();
     assert!(held(&store).unwrap().contains("snapshot"));
@@ -160,21 +186,23 @@ fn a_snapshot_and_a_kept_log_are_found() {
     assert_eq!(held(&store), None);
     std::fs::write(dir.path().join("archive/000001.log"), &canary).unwrap();
     assert!(held(&store).unwrap().contains("archive"));
-    let spans = spans(&one(77));
     std::fs::remove_dir_all(dir.path().join("archive")).unwrap();
     let copy = dir.path().join("checkpoint-0123456789abcdef");
     store.checkpoint(&copy).unwrap();
-    let now = look(store.db(), &spans, 0, &Folder::default()).unwrap();
-    assert!(now.unwrap().contains("a backup is being taken"), "the copy holds what is erased here");
+    assert!(held(&store).unwrap().contains("a backup is being taken"), "the copy holds what is erased here");
     std::fs::remove_dir_all(copy).unwrap();
     flush(store.db(), handle(&store, Family::Identities)).unwrap();
-    let newest = live(store.db()).unwrap().iter().map(number).max().unwrap();
-    assert!(look(store.db(), &spans, newest, &Folder::default()).unwrap().unwrap().contains("not compacted"));
+    let (upto, before) = (store.db().latest_sequence_number(), &Folder::default());
+    let hidden = look(store.db(), &Sought { spans: &spans, upto, newest: 0, before }).unwrap();
+    assert!(hidden.unwrap().contains("not compacted"));
     let now = Folder::read(dir.path()).unwrap();
     let logs = Folder { logs: now.logs.clone(), ..Folder::default() };
-    assert!(look(store.db(), &spans, 0, &logs).unwrap().unwrap().contains("log"));
-    let manifests = Folder { manifests: now.manifests, ..Folder::default() };
-    assert!(look(store.db(), &spans, 0, &manifests).unwrap().unwrap().contains("manifest"));
+    assert!(look_for(&store, 0, &logs).unwrap().contains("log"));
+    let manifests = Folder { manifests: now.manifests.clone(), ..Folder::default() };
+    assert!(look_for(&store, 0, &manifests).unwrap().contains("manifest"));
+    let newest = now.newest_table() + 1;
+    std::fs::write(dir.path().join(format!("{newest:06}.sst")), "as a compaction that replaces it would leave it").unwrap();
+    assert!(look_for(&store, newest, &Folder::default()).unwrap().contains("replaced table file"));
 }
 
 #[test]
@@ -191,7 +219,7 @@ fn a_level_that_only_spans_the_range_is_rewritten_too() {
 }
 
 #[test]
-fn automatic_compactions_come_back() {
+fn automatic_compactions_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let store = RocksStore::open(dir.path()).unwrap();
     let asked = Cell::new(0);
@@ -209,7 +237,7 @@ fn automatic_compactions_come_back() {
         flush(store.db(), handle(&store, Family::Ledger)).unwrap();
     }
     store.db().wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
-    let levels: Vec<i32> = live(store.db()).unwrap().iter().filter(|f| f.column_family_name == "ledger").map(|f| f.level).collect();
+    let levels: Vec<i32> = tables(store.db()).unwrap().iter().filter(|f| f.family == "ledger").map(|f| f.level).collect();
     assert!(levels.iter().any(|level| *level > 0), "{levels:?}");
 }
 
@@ -223,22 +251,23 @@ fn ranges_are_merged_and_gaps_are_kept() {
     let spans = merged(&ranges, ledger);
     assert_eq!(spans, [span("a", Some("d")), span("m", Some("n")), span("x", None)]);
     assert!(merged(&ranges, Column::of(Family::Meta, b"")).is_empty());
-    let file = |start: &str, end: &str| LiveFile {
-        column_family_name: "ledger".into(),
-        name: "/000009.sst".into(),
-        size: 1,
-        level: 6,
-        start_key: Some(start.into()),
-        end_key: Some(end.into()),
-        num_entries: 1,
-        num_deletions: 0,
+    let file = |start: &str, end: &str| Table {
+        number: 9,
+        family: "ledger".into(),
+        level: LAST,
+        keys: Some((start.into(), end.into())),
+        deletions: 0,
+        oldest: 0,
+        bytes: 1,
     };
     let far = [file("a", "c"), file("f", "g"), file("l", "z")];
-    let far: Vec<&LiveFile> = far.iter().collect();
+    let far: Vec<&Table> = far.iter().collect();
     assert_eq!(joined(&spans, &far), [span("a", Some("d")), span("m", None)], "a file lies between the first two only");
     let all = [(ledger, spans)];
     let over = |start, end| is_over(&file(start, end), &all);
     assert!(over("0", "a") && over("c", "e") && over("n", "x") && over("z", "zz"));
     assert!(!over("d", "e") && !over("0", "9") && !over("n", "w"));
-    assert_eq!((number(&file("a", "b")), number(&LiveFile { name: "strange".into(), ..file("a", "b") })), (9, 0));
+    let hides = |level, deletions, oldest| hides(&Table { level, deletions, oldest, ..file("a", "b") }, 100);
+    assert!(hides(0, 0, 100) && hides(5, 0, 0) && hides(LAST, 1, 0));
+    assert!(!hides(0, 0, 101) && !hides(0, 7, 101) && !hides(5, 0, 101) && !hides(LAST, 0, 0));
 }
