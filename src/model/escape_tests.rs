@@ -63,6 +63,31 @@ fn sigma_is_that_of_the_dense_gradient() {
     }
 }
 
+/// One pass over the pairs does what two do, also where the factors are not stationary: there it shows whether directions are
+/// taken out on the way.
+#[test]
+fn a_product_in_one_pass_is_that_of_two() {
+    let ratings = world(48, 40);
+    for objective in OBJECTIVES {
+        let (mut factors, weights) = trained(&params(objective, 1.0), &ratings);
+        for side in Side::BOTH {
+            let values = factors.side_mut(side).values_mut().iter_mut().enumerate();
+            values.for_each(|(at, value)| *value *= 1.0 + 0.1 * ((at + side as usize) as f64).sin());
+        }
+        let gradient = Gradient::new(&ratings, &factors, &weights);
+        let directions = Directions::new(Arch::new(), &factors, &gradient).unwrap();
+        let across = [Some(Across::new(&gradient, &directions.half[0])), Some(Across::default()), None];
+        let [one, none, two] = across.map(|across| {
+            let complement = Complement { gradient: &gradient, directions: &directions, across };
+            let mut x = gradient.start();
+            complement.project(1, &mut x);
+            complement.normal(&x)
+        });
+        let apart = |a: &[f64]| (a.iter().zip(&two).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / lanczos::inner(&two, &two)).sqrt();
+        assert!(apart(&one) < 1e-12 && apart(&none) > 1e-3, "{objective:?}: {} {}", apart(&one), apart(&none));
+    }
+}
+
 /// The objective after the ways of a search, each with `stretch` times the weight that [`follow`] gives it.
 fn after(ratings: &Ratings, factors: &Factors, weights: &Weights, found: &Search, stretch: f64) -> f64 {
     let (mut factors, mut found) = (factors.clone(), found.clone());
