@@ -28,7 +28,7 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 
 use bare::How;
 use events::Events;
-use service::{Service, ServiceError};
+use service::{Model, Service, ServiceError};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,6 +55,9 @@ struct Args {
     /// Runs of the service, each on an empty state directory; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Then as many runs while the model is solved again and again
+    #[arg(long)]
+    solving: bool,
     /// Damaged records among all that are sent, in percent: the rate is that of the good ones
     #[arg(long, default_value_t = 0.0)]
     hostile: f64,
@@ -137,33 +140,51 @@ fn measure(args: &Args) -> Result<(), IngestError> {
             }
         }
     }
-    let mut rates = Vec::new();
-    for _ in 0..args.runs {
-        rates.push(run(args, topic)?);
-    }
-    rates.sort_by(f64::total_cmp);
-    let (slowest, median, fastest) = (rates[0], rates[rates.len() / 2], rates[rates.len() - 1]);
+    let idle = runs(args, topic, Model::Idle)?;
+    let fastest = idle[idle.len() - 1];
     if fastest > bare {
         return Err(IngestError::Void { service: fastest, bare });
     }
-    let percent = |rate: f64| 100.0 * rate / bare;
-    println!(
-        "ratio to the fastest bare read in batches: median {:.1} % of {} runs, from {:.1} to {:.1} %",
-        percent(median),
-        rates.len(),
-        percent(slowest),
-        percent(fastest)
-    );
+    println!("ratio to the fastest bare read in batches: {}", Shares(&idle, bare));
+    if args.solving {
+        let solving = runs(args, topic, Model::Solved)?;
+        println!("while the model is solved, of the median when it is idle: {}", Shares(&solving, median(&idle)));
+    }
     Ok(())
 }
 
+/// Runs of the service, in events a second, the slowest first.
+fn runs(args: &Args, topic: &str, model: Model) -> Result<Vec<f64>, IngestError> {
+    let mut rates = (0..args.runs).map(|_| run(args, topic, model)).collect::<Result<Vec<f64>, _>>()?;
+    rates.sort_by(f64::total_cmp);
+    Ok(rates)
+}
+
+/// Of sorted rates; of an even number the mean of the two in the middle.
+fn median(rates: &[f64]) -> f64 {
+    let middle = rates.len() / 2;
+    if rates.len() % 2 == 1 { rates[middle] } else { (rates[middle - 1] + rates[middle]) / 2.0 }
+}
+
+/// Sorted rates, and what they are a share of.
+struct Shares<'a>(&'a [f64], f64);
+
+impl std::fmt::Display for Shares<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Shares(rates, whole) = *self;
+        let percent = |rate: f64| 100.0 * rate / whole;
+        let [slowest, median, fastest] = [rates[0], median(rates), rates[rates.len() - 1]].map(percent);
+        write!(out, "median {median:.1} % of {} runs, from {slowest:.1} to {fastest:.1} %", rates.len())
+    }
+}
+
 /// One run of the service over the whole topic; events per second.
-fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
+fn run(args: &Args, topic: &str, model: Model) -> Result<f64, IngestError> {
     let patience = Duration::from_secs(args.patience);
-    let mut service = Service::start(&args.brokers, topic)?;
+    let mut service = Service::start(&args.brokers, topic, model)?;
     let ingest = service.ingest(args.events, patience)?;
     let rate = Rate { events: args.events, time: ingest.time };
-    rate.print("nepenthe run, durable");
+    rate.print(if model == Model::Idle { "nepenthe run, durable" } else { "the same, solving" });
     println!(
         "    {:.2} s from start to first stored event; {:.2} cores used; {:.1} bytes of state an event; {} MB of memory at most",
         ingest.start.as_secs_f64(),
@@ -171,6 +192,9 @@ fn run(args: &Args, topic: &str) -> Result<f64, IngestError> {
         ingest.state_bytes as f64 / args.events as f64,
         ingest.peak_bytes / 1_000_000
     );
+    if model == Model::Solved {
+        return Ok(rate.per_second());
+    }
     let restart = service.restart(patience)?;
     println!("    {:.2} s from a start on this state to ready; {} MB at most", restart.ready.as_secs_f64(), restart.peak_bytes / 1_000_000);
     Ok(rate.per_second())

@@ -79,31 +79,42 @@ struct Way {
     topic: String,
     state: PathBuf,
     address: SocketAddr,
+    model: Model,
+}
+
+/// What the model does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// No generation is due for a day and a billion events.
+    Idle,
+    /// The next generation is due when one is out.
+    Solved,
 }
 
 impl Way {
-    /// No generation is due for a day and a billion events.
     fn command(&self, name: &str) -> Command {
-        let Way { binary, brokers, topic, state, address } = self;
+        let Way { binary, brokers, topic, state, address, model } = self;
         let mut command = Command::new(binary);
         command.arg(name).arg("--brokers").arg(brokers).arg("--state").arg(state);
         command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
         // A group of its own: the member of an earlier run, on another state, would hold this one up.
         command.arg("--set").arg(format!("kafka.group=ingest-{}", address.port()));
-        command.args(["--set", "generation.max_delay=24h", "--set", "generation.max_events=1000000000"]);
+        let max_delay = if *model == Model::Idle { "24h" } else { "1ms" };
+        command.arg("--set").arg(format!("generation.max_delay={max_delay}")).args(["--set", "generation.max_events=1000000000"]);
         command.args(["--set", "log.level=warn"]);
         command
     }
 }
 
 impl Service {
-    /// Makes the other topics, then starts the service on an empty state directory, with a model that stays idle: what is
-    /// measured is the way from the topic into the store.
-    pub fn start(brokers: &str, topic: &str) -> Result<Service, ServiceError> {
+    /// Makes the other topics, then starts the service on an empty state directory. What is measured is the way from the topic
+    /// into the store.
+    pub fn start(brokers: &str, topic: &str, model: Model) -> Result<Service, ServiceError> {
         let binary = binary().map_err(ServiceError::io("the binary"))?;
         let dir = TempDir::with_prefix("nepenthe-ingest-").map_err(ServiceError::io("state directory"))?;
         let address = free_address().map_err(ServiceError::io("a free port"))?;
-        let way = Way { binary, brokers: brokers.to_owned(), topic: topic.to_owned(), state: dir.path().join("state"), address };
+        let state = dir.path().join("state");
+        let way = Way { binary, brokers: brokers.to_owned(), topic: topic.to_owned(), state, address, model };
         let status = way.command("topics").stdout(std::process::Stdio::null()).status().map_err(ServiceError::io("nepenthe topics"))?;
         if !status.success() {
             return Err(ServiceError::Ended { command: "topics".to_owned(), status });

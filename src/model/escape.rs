@@ -74,10 +74,11 @@ struct Way {
 /// are so far apart that M̃ is lost in rounding.
 ///
 /// `tolerance` is the residual down to which the factors are stationary. Costs up to 48 passes over the pairs, each of
-/// 4 floating-point operations a pair, or twice as many of 2 where more than 12 directions are in use, and takes 4 bytes a
-/// pair and 48 vectors of items meanwhile. Equal input gives equal bits for any number of threads.
+/// 4 floating-point operations a pair, and one of 2 for each direction in use; where those are more than 12, 96 passes of 2; and
+/// one for each way. Takes 4 bytes a pair, 48 vectors of items and up to 12 of either side meanwhile. Equal input gives equal
+/// bits for any number of threads.
 pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights, tolerance: f64) -> Option<Search> {
-    let gradient = Gradient::new(ratings, factors, weights);
+    let gradient = Gradient::new(arch, ratings, factors, weights);
     if gradient.reach == 0.0 {
         return None;
     }
@@ -100,8 +101,8 @@ pub fn search(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weight
 
 /// The largest singular value of all of M̃, from below; what is in use has 1 where the factors are stationary. Costs what
 /// [`search`] costs.
-pub fn largest(ratings: &Ratings, factors: &Factors, weights: &Weights) -> Option<f64> {
-    let gradient = Gradient::new(ratings, factors, weights);
+pub fn largest(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights) -> Option<f64> {
+    let gradient = Gradient::new(arch, ratings, factors, weights);
     lanczos::top(&gradient, gradient.start(), STEPS, f64::INFINITY, 0).map(|top| top.value)
 }
 

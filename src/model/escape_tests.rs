@@ -74,7 +74,7 @@ fn a_product_in_one_pass_is_that_of_two() {
             let values = factors.side_mut(side).values_mut().iter_mut().enumerate();
             values.for_each(|(at, value)| *value *= 1.0 + 0.1 * ((at + side as usize) as f64).sin());
         }
-        let gradient = Gradient::new(&ratings, &factors, &weights);
+        let gradient = Gradient::new(Arch::new(), &ratings, &factors, &weights);
         let directions = Directions::new(Arch::new(), &factors, &gradient).unwrap();
         let across = [Some(Across::new(&gradient, &directions.half[0])), Some(Across::default()), None];
         let [one, none, two] = across.map(|across| {
@@ -132,13 +132,22 @@ fn the_weight_of_a_way_is_measured_by_the_best_one() {
 #[test]
 fn threads_do_not_show_in_a_search() {
     let ratings = world(300, 90);
-    let (optimum, weights) = trained(&params(Objective::Implicit, 1.0), &ratings);
-    let factors = without(&ratings, optimum, &weights, 1);
-    let with = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| search(Arch::new(), &ratings, &factors, &weights, 1e-10).unwrap())
-    };
-    assert_eq!(with(1), with(3));
+    let params = params(Objective::Implicit, 1.0);
+    // Few directions in use, and many.
+    for params in [params.clone(), Params { rank: 48, regularization: params.regularization / 4.0, ..params }] {
+        let (optimum, weights) = trained(&params, &ratings);
+        let factors = without(&ratings, optimum, &weights, 1);
+        let gradient = Gradient::new(Arch::new(), &ratings, &factors, &weights);
+        let used = Directions::new(Arch::new(), &factors, &gradient).unwrap().half[0].ncols();
+        assert_eq!(used > FEW, params.rank == 48, "{used}");
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| search(Arch::new(), &ratings, &factors, &weights, 1e-10).unwrap())
+        };
+        let (found, by_hand) = (with(1), sigma_by_hand(&params, &ratings, &factors, &weights));
+        assert_eq!(found, with(3), "{used}");
+        assert!(found.leads_on() && (found.sigma / by_hand - 1.0).abs() < 1e-7, "{used}: {} {by_hand}", found.sigma);
+    }
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn bound(arch: Arch, ratings: &Ratings, factors: &Factors, weights: &Weights
         return Err(NoBound::TooLarge { rows });
     }
     let scaled = Scaled::new(ratings, factors, weights);
-    let known = escape::largest(ratings, factors, weights).filter(|sigma| sigma.is_finite()).ok_or(NoBound::Rounding)?.max(1.0);
+    let known = escape::largest(arch, ratings, factors, weights).filter(|sigma| sigma.is_finite()).ok_or(NoBound::Rounding)?.max(1.0);
     if !scaled.size().is_finite() {
         return Err(NoBound::Rounding);
     }

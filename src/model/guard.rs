@@ -42,15 +42,15 @@ mod tests {
     #[test]
     fn a_rise_is_one_beyond_rounding_and_what_is_on_trust() {
         let mut guard = Guard::new();
-        assert!(!guard.rose(1e300, 0.0, 0.0), "nothing to compare with");
+        assert!(!guard.rose(1e300, 0.0, 1e-13), "nothing to compare with");
         guard.take(-100.0, 0.0);
         assert!(guard.rose(-99.0, 0.0, 1e-13) && !guard.rose(-99.0, 0.0, 0.02), "rounding is a share of the size");
         assert!(guard.rose(-99.0, 5.0, 0.0) && !guard.rose(-99.0, 20.0, 0.0), "a tenth of what this one has on trust");
         guard.take(-110.0, 50.0);
         assert!(!guard.rose(-106.0, 0.0, 0.0) && guard.rose(-104.0, 0.0, 0.0), "a tenth of what the lowest has on trust");
-        guard.take(-105.0, 0.0);
+        guard.take(-107.0, 0.0);
         assert!(!guard.rose(-106.0, 0.0, 0.0), "the lowest stays");
-        guard.set(-105.0);
-        assert!(guard.rose(-104.0, 0.0, 0.0) && !guard.rose(-105.0, 0.0, 0.0));
+        guard.set(-100.0);
+        assert!(!guard.rose(-101.0, 0.0, 0.0) && guard.rose(-99.0, 0.0, 0.0), "known anew");
     }
 }

@@ -55,7 +55,7 @@ pub struct Top {
 /// `threshold`, to all appearances.
 ///
 /// Answers `None` when a product was not finite. Keeps `steps` vectors of the right side and costs `4 · steps² · columns`
-/// floating-point operations besides the products.
+/// floating-point operations besides the products; each triplet takes one more with A.
 ///
 /// # Source
 /// Parlett, *The Symmetric Eigenvalue Problem*, 1980, chapter 13.

@@ -144,7 +144,7 @@ fn is_of_block(to: &[u8], of: [u8; 3]) -> bool {
 /// [`StoreError::Io`] when RocksDB does not take a setting.
 pub(super) fn descriptors() -> Result<Vec<ColumnFamilyDescriptor>, StoreError> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE);
-    // When its marks are compacted, an erasure says: it takes that for a sign.
+    // Only an erasure compacts its marks: nothing else may be compacted meanwhile.
     let mut marks = Options::default();
     marks.set_disable_auto_compactions(true);
     let ours = Column::all().map(|column| Ok(ColumnFamilyDescriptor::new(column.name(), column.options(&cache)?)));

@@ -3,10 +3,12 @@
 //!
 //! The sequence: close the log and flush every family (one that is not flushed keeps the log, and the log keeps the bytes),
 //! compact the ranges down to the last level, roll the manifest. What proves it, since `compact_range` reports nothing: a
-//! deleted or replaced value hides below a tombstone or a newer value in another file. Every row has a sequence number, and a
-//! file tells that of its oldest. So when, of the files over a range with a row from before the erasure, all lie at the last
-//! level, which has one value of a key, and none has a tombstone, then nothing is hidden, whatever was compacted meanwhile. (A
-//! snapshot would make compactions keep more; nothing here ever opens one, and that is looked at too.)
+//! deleted or replaced value hides below a tombstone or a newer value in another file. Once everything is flushed, that row, or
+//! a later one of its key that a flush or a compaction put in its place, is in one of the files that are then listed. When, of
+//! those, all over a range lie at the last level, which has one value of a key, and none has a tombstone, then nothing is
+//! hidden. What is compacted meanwhile has other files: every row has a sequence number, and a file tells that of its oldest, so
+//! they are held against the moment at which the erasure began. (A snapshot would make compactions keep more; nothing here ever
+//! opens one, and that is looked at too.)
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +26,7 @@ mod table;
 /// Row of RocksDB's own column family that is rewritten so that there is something to flush and to compact.
 const MARK: &[u8] = b"erasure";
 /// RocksDB removes files on its own threads: looks at the directory, and the pause between two of them.
-const LOOKS: u32 = 1000;
+const LOOKS: u32 = 3000;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Threads that wait for compactions; only one compacts at a time.
 const THREADS: usize = 32;
@@ -92,12 +94,12 @@ type Spans = [(Column, Vec<Span>)];
 
 /// See [`super::Store::erase`].
 pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+    let upto = db.latest_sequence_number();
     if !go_on(EraseStep::Flush) {
         return Ok(Erased::interrupted());
     }
-    let (before, known) = (Folder::read(db.path())?, tables(db)?);
+    let before = Folder::read(db.path())?;
     let spans = spans(ranges);
-    let upto = db.latest_sequence_number();
     // The mark is in the newest log: flushing it begins another.
     mark(db)?;
     flush(db, default(db)?)?;
@@ -108,9 +110,11 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
         scope.spawn(move || compact(db, default, &(Vec::new(), None), false));
         flush_all(db)
     })?;
+    let mut files = tables(db)?;
+    let known: Vec<u64> = files.iter().map(|file| file.number).collect();
+    let past = Past { upto, newest: known.iter().copied().max().unwrap_or(0) };
     for round in 0..ROUNDS {
-        let files = tables(db)?;
-        let stale: Vec<&Table> = files.iter().filter(|file| hides(file, upto) && is_over(file, &spans)).collect();
+        let stale: Vec<&Table> = files.iter().filter(|file| past.may_hide(file) && is_over(file, &spans)).collect();
         if stale.is_empty() {
             break;
         }
@@ -118,15 +122,16 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
             return Ok(Erased::interrupted());
         }
         compact_all(db, &work(round, &spans, &stale, &files), round > 0)?;
+        files = tables(db)?;
     }
     let mut erased = Erased::default();
-    let made = |file: &&Table| file.level > 0 && is_over(file, &spans) && !known.iter().any(|known| known.number == file.number);
-    for file in tables(db)?.iter().filter(made) {
+    let made = |file: &&Table| file.level > 0 && is_over(file, &spans) && !known.contains(&file.number);
+    for file in files.iter().filter(made) {
         erased.files += 1;
         erased.bytes += file.bytes;
     }
-    // Whatever is replaced by now has no higher number.
-    let newest = Folder::read(db.path())?.newest_table();
+    // Whatever is replaced by now has no higher number. A table that is being written has none either, and is waited for, too.
+    let replaced = Folder::read(db.path())?.newest_table();
     if !go_on(EraseStep::Roll) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
@@ -139,14 +144,27 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     if !go_on(EraseStep::Verify) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
-    erased.leftover = remains(db, &Sought { spans: &spans, upto, newest, before: &before })?;
+    erased.leftover = remains(db, &Sought { spans: &spans, past, replaced, before: &before })?;
     Ok(erased)
 }
 
-/// Can this file hide something, or hold what another hides? Not when all of it was written after the erasure began, nor when it
-/// is of the last level and has no tombstones.
-fn hides(file: &Table, upto: u64) -> bool {
-    file.oldest <= upto && (file.level != LAST || file.deletions > 0)
+/// What an erasure is about.
+#[derive(Debug, Clone, Copy)]
+struct Past {
+    /// Sequence number of the last row when it began.
+    upto: u64,
+    /// Number of the newest table file when all of these rows were in one.
+    newest: u64,
+}
+
+impl Past {
+    /// Can this file hide something, or hold what another hides? Not when it was made later and all of it was written later, nor
+    /// when it is of the last level and has no tombstones. The rows of a file that was there are no measure: a row of before may
+    /// have given way to a later one of its key as they were flushed, and what it hid is hidden still.
+    fn may_hide(self, file: &Table) -> bool {
+        let is_of_then = file.number <= self.newest || file.oldest <= self.upto;
+        is_of_then && (file.level != LAST || file.deletions > 0)
+    }
 }
 
 /// What is compacted in a round: first the ranges, then, file by file, what they left. A compaction passes over a level
@@ -310,17 +328,15 @@ impl Folder {
 
 /// What must be gone.
 struct Sought<'a> {
-    /// Rows in these, ...
     spans: &'a Spans,
-    /// ... up to this sequence number.
-    upto: u64,
+    past: Past,
     /// Table files up to this number that nothing reads any more.
-    newest: u64,
+    replaced: u64,
     /// Logs and manifests of these.
     before: &'a Folder,
 }
 
-/// Looks until everything is gone, for ten seconds at most; what is left then, in words.
+/// Looks until everything is gone, for half a minute at most; what is left then, in words.
 fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
     let mut left = None;
     for _ in 0..LOOKS {
@@ -334,19 +350,19 @@ fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
 }
 
 fn look(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
-    let Sought { spans, upto, newest, before } = *sought;
+    let Sought { spans, past, replaced, before } = *sought;
     if db.property_int_value(properties::NUM_SNAPSHOTS).map_err(|e| failed("look at", &e))? != Some(0) {
         return Ok(Some("a snapshot is open and keeps deleted rows".to_owned()));
     }
     let files = tables(db)?;
-    if let Some(Table { number, family, level, deletions, .. }) = files.iter().find(|file| hides(file, upto) && is_over(file, spans)) {
+    if let Some(Table { number, family, level, deletions, .. }) = files.iter().find(|file| past.may_hide(file) && is_over(file, spans)) {
         return Ok(Some(format!("table file {number} of {family} was not compacted; level {level}, {deletions} tombstones")));
     }
     let folder = Folder::read(db.path())?;
     let is_live = |table: &u64| files.iter().any(|file| file.number == *table);
     let newest_of = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(0);
-    Ok(if let Some(table) = folder.tables.iter().find(|table| **table <= newest && !is_live(table)) {
-        Some(format!("the replaced table file {table} is still in the directory"))
+    Ok(if let Some(table) = folder.tables.iter().find(|table| **table <= replaced && !is_live(table)) {
+        Some(format!("the table file {table}, replaced or not finished, is still in the directory"))
     } else if let Some(log) = folder.logs.iter().find(|log| **log <= newest_of(&before.logs)) {
         Some(format!("the log {log} is still in the directory"))
     } else if let Some(manifest) = folder.manifests.iter().find(|manifest| **manifest <= newest_of(&before.manifests)) {

@@ -1,12 +1,16 @@
 //! The gradient by predictions, scaled, and what a search asks of it.
 
+use std::ops::Range;
+
 use faer::Mat;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{blocks, noise, scaled, scales};
 use crate::model::als::Weights;
 use crate::model::anderson::dot;
 use crate::model::factors::{Factors, Table};
+use crate::model::kernel;
 use crate::model::lanczos::{Operator, SHARED};
 use crate::model::ratings::{Ratings, Rows};
 
@@ -17,33 +21,70 @@ pub(super) struct Gradient<'a> {
     unobserved: f64,
     pub scales: [Vec<f64>; 2],
     /// By block of users.
-    observed: Vec<(std::ops::Range<usize>, Vec<f32>)>,
+    observed: Vec<(Range<usize>, Vec<f32>)>,
     /// `(Σ_observed λ_u λ_i target²)^½`: the size of scaled predictions that meet every target.
     pub reach: f64,
     /// What rounding may have added to one entry.
     pub rounding: f64,
 }
 
-impl<'a> Gradient<'a> {
-    pub fn new(ratings: &'a Ratings, factors: &'a Factors, weights: &Weights) -> Gradient<'a> {
-        let scales = scales(ratings, factors, weights);
-        let parts: Vec<_> = blocks(&ratings.users)
-            .into_par_iter()
-            .map(|rows| {
-                let (mut observed, mut reach, mut rounding) = (Vec::new(), 0.0, 0.0f64);
-                for row in rows.clone() {
-                    let (columns, values) = ratings.users.row(row);
-                    for (&column, value) in columns.iter().zip(values) {
-                        let scale = scales[0][row] * scales[1][column as usize];
-                        let x = dot(factors.users.raw(row), factors.items.raw(column as usize));
-                        observed.push((scale * weights.pull(value, x)) as f32);
-                        reach += (weights.target(value) / scale).powi(2);
-                        rounding = rounding.max(f64::EPSILON * scale * weights.pair(value).1.abs());
-                    }
+/// What the observed pairs of some users add to M̃.
+struct Observed {
+    rows: Range<usize>,
+    /// Pair by pair.
+    entries: Vec<f32>,
+    /// `Σ λ_u λ_i target²`.
+    reach: f64,
+    rounding: f64,
+}
+
+struct Observe<'a> {
+    ratings: &'a Ratings,
+    factors: &'a Factors,
+    weights: &'a Weights,
+    scales: &'a [Vec<f64>; 2],
+    rows: Range<usize>,
+}
+
+impl WithSimd for Observe<'_> {
+    type Output = Observed;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Observed {
+        const BATCH: usize = 8;
+        let Observe { ratings, factors, weights, scales, rows } = self;
+        let lines = factors.items.lines();
+        let pairs = rows.clone().map(|row| ratings.users.degree(row)).sum();
+        let (mut entries, mut reach, mut rounding) = (Vec::with_capacity(pairs), 0.0, 0.0f64);
+        let mut numbers = Vec::new();
+        for row in rows.clone() {
+            let (columns, values) = ratings.users.row(row);
+            let (x, values) = (factors.users.raw(row), values.read(&mut numbers));
+            for (columns, values) in columns.chunks(BATCH).zip(values.chunks(BATCH)) {
+                let mut ys: [&[f64]; BATCH] = [x; BATCH];
+                for (y, &column) in ys.iter_mut().zip(columns) {
+                    *y = lines.at(column);
                 }
-                ((rows, observed), reach, rounding)
-            })
-            .collect();
+                let predictions = kernel::dots(simd, x, &ys);
+                for (at, &value) in values.iter().enumerate() {
+                    let scale = scales[0][row] * scales[1][columns[at] as usize];
+                    let wanted = weights.target(value) / scale;
+                    entries.push((scale * weights.pull(value, predictions[at])) as f32);
+                    reach += wanted * wanted;
+                    rounding = rounding.max(f64::EPSILON * scale * weights.pair(value).1.abs());
+                }
+            }
+        }
+        Observed { rows, entries, reach, rounding }
+    }
+}
+
+impl<'a> Gradient<'a> {
+    /// Costs `2 · pairs · k` floating-point operations.
+    pub fn new(arch: Arch, ratings: &'a Ratings, factors: &'a Factors, weights: &Weights) -> Gradient<'a> {
+        let scales = scales(ratings, factors, weights);
+        let observe = |rows: Range<usize>| arch.dispatch(Observe { ratings, factors, weights, scales: &scales, rows });
+        let parts: Vec<Observed> = blocks(&ratings.users).into_par_iter().map(observe).collect();
         let mut gradient = Gradient {
             rows: &ratings.users,
             factors,
@@ -53,10 +94,10 @@ impl<'a> Gradient<'a> {
             reach: 0.0,
             rounding: 0.0,
         };
-        for (observed, reach, rounding) in parts {
-            gradient.observed.push(observed);
-            gradient.reach += reach;
-            gradient.rounding = gradient.rounding.max(rounding);
+        for part in parts {
+            gradient.observed.push((part.rows, part.entries));
+            gradient.reach += part.reach;
+            gradient.rounding = gradient.rounding.max(part.rounding);
         }
         gradient.reach = gradient.reach.sqrt();
         gradient
