@@ -99,6 +99,10 @@ impl Way {
         command.arg("--set").arg(format!("topics.interactions={topic}")).arg("--set").arg(format!("http.listen={address}"));
         // A group of its own: the member of an earlier run, on another state, would hold this one up.
         command.arg("--set").arg(format!("kafka.group=ingest-{}", address.port()));
+        // And topics of its own: a model of an earlier run would be another copy of this state.
+        for name in ["factors", "generations"] {
+            command.arg("--set").arg(format!("topics.{name}=ingest-{}.{name}", address.port()));
+        }
         let max_delay = if *model == Model::Idle { "24h" } else { "1ms" };
         command.arg("--set").arg(format!("generation.max_delay={max_delay}")).args(["--set", "generation.max_events=1000000000"]);
         command.args(["--set", "log.level=warn"]);
