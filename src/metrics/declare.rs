@@ -1,6 +1,5 @@
 //! Names, units and help of all metrics. Base units only: seconds, bytes, records; `_total` ends a counter.
 
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result, histogram_opts, opts,
     register_gauge_vec_with_registry, register_gauge_with_registry, register_histogram_vec_with_registry, register_histogram_with_registry,
@@ -171,7 +170,7 @@ fn about_the_process(registry: &Registry) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     gauges(registry, "nepenthe_build_info", "Always 1; the label tells the version.", &["version"])?.with_label_values(&[version]).set(1);
     if cfg!(target_os = "linux") {
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        registry.register(Box::new(super::process::ThisProcess::new()))?;
     }
     Ok(())
 }

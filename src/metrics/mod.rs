@@ -4,6 +4,7 @@
 //! identifier of a user, an item, an event or a request: what names a person must not outlive its forgetting.
 
 mod declare;
+mod process;
 
 #[cfg(test)]
 mod tests;

@@ -109,6 +109,23 @@ fn every_name_of_the_contract_is_there() {
     }
 }
 
+/// A rate over a few scrapes of whole seconds is nothing, or a peak that never was.
+#[cfg(target_os = "linux")]
+#[test]
+fn processor_time_is_told_in_parts_of_a_second() {
+    let metrics = eventful();
+    let told = || {
+        let text = metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    let (before, mut work) = (told(), 0u64);
+    while told() - before < 0.01 {
+        (0..1_000_000u64).for_each(|n| work = std::hint::black_box(work.wrapping_mul(31).wrapping_add(n)));
+    }
+    assert!(told().fract() > 0.0, "{before}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_metrics_page_is_what_is_served() {
