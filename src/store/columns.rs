@@ -103,12 +103,12 @@ impl Column {
                 options.set_max_write_buffer_number(4);
                 // Rows are small: they are cheaper kept in more files than rewritten more often. Writing stops where it did
                 // before, for a process may not open any number of files.
-                // What is flushed is soon compacted: it is packed then, and in larger blocks, which cost less to begin.
-                table.set_block_size(16 << 10);
-                options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
                 options.set_level_zero_file_num_compaction_trigger(16);
                 options.set_level_zero_slowdown_writes_trigger(28);
                 options.set_level_zero_stop_writes_trigger(36);
+                // What is flushed is soon compacted: it is packed then, and in larger blocks, which cost less to begin.
+                table.set_block_size(16 << 10);
+                options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
             }
             Family::UserFactors | Family::ItemFactors => {
                 // What a float's bits are is hardly predictable.

@@ -7,7 +7,8 @@
 //! a later one of its key that a flush or a compaction put in its place, is in one of the files that are then listed. When, of
 //! those, all over a range lie at the last level, which has one value of a key, and none has a tombstone, then nothing is
 //! hidden. What is compacted meanwhile has other files: every row has a sequence number, and a file tells that of its oldest, so
-//! they are held against the moment at which the erasure began. (A snapshot would make compactions keep more; nothing here ever
+//! they are held against the moment at which the erasure began. A compaction, too, may put a later row in the place of one that
+//! was listed: its file was to be rewritten, so all of its column family's ranges are, and what it hid with them. (A snapshot would make compactions keep more; nothing here ever
 //! opens one, and that is looked at too.)
 
 use std::path::Path;
@@ -113,6 +114,7 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     let mut files = tables(db)?;
     let known: Vec<u64> = files.iter().map(|file| file.number).collect();
     let past = Past { upto, newest: known.iter().copied().max().unwrap_or(0) };
+    let failures = failed_jobs(db)?;
     for round in 0..ROUNDS {
         let stale: Vec<&Table> = files.iter().filter(|file| past.may_hide(file) && is_over(file, &spans)).collect();
         if stale.is_empty() {
@@ -124,6 +126,13 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
         compact_all(db, &work(round, &spans, &stale, &files), round > 0)?;
         files = tables(db)?;
     }
+    if failed_jobs(db)? > failures {
+        // `compact_range` does not tell.
+        let leftover = Some("RocksDB failed to rewrite tables, perhaps for lack of space; it is tried again later".to_owned());
+        return Ok(Erased { leftover, ..Erased::default() });
+    }
+    // What is in no table by now does not come back, whatever else is compacted.
+    let unsettled = files.iter().any(|file| past.may_hide(file) && is_over(file, &spans)).then_some(past);
     let mut erased = Erased::default();
     let made = |file: &&Table| file.level > 0 && is_over(file, &spans) && !known.contains(&file.number);
     for file in files.iter().filter(made) {
@@ -144,7 +153,7 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     if !go_on(EraseStep::Verify) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
-    erased.leftover = remains(db, &Sought { spans: &spans, past, replaced, before: &before })?;
+    erased.leftover = remains(db, &Sought { spans: &spans, unsettled, replaced, before: &before })?;
     Ok(erased)
 }
 
@@ -241,6 +250,11 @@ fn numbered(name: &str, head: &str, tail: &str) -> Option<u64> {
     name.strip_prefix(head)?.strip_suffix(tail)?.parse().ok()
 }
 
+/// Flushes and compactions that failed since the store was opened.
+fn failed_jobs(db: &DB) -> Result<u64, StoreError> {
+    Ok(db.property_int_value(properties::BACKGROUND_ERRORS).map_err(|e| failed("look at", &e))?.unwrap_or(0))
+}
+
 fn default(db: &DB) -> Result<&ColumnFamily, StoreError> {
     db.cf_handle(DEFAULT).ok_or_else(|| io("mark", "RocksDB's own column family is missing"))
 }
@@ -329,7 +343,8 @@ impl Folder {
 /// What must be gone.
 struct Sought<'a> {
     spans: &'a Spans,
-    past: Past,
+    /// Unless it was seen before that none hides anything.
+    unsettled: Option<Past>,
     /// Table files up to this number that nothing reads any more.
     replaced: u64,
     /// Logs and manifests of these.
@@ -350,12 +365,13 @@ fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
 }
 
 fn look(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
-    let Sought { spans, past, replaced, before } = *sought;
+    let Sought { spans, unsettled, replaced, before } = *sought;
     if db.property_int_value(properties::NUM_SNAPSHOTS).map_err(|e| failed("look at", &e))? != Some(0) {
         return Ok(Some("a snapshot is open and keeps deleted rows".to_owned()));
     }
     let files = tables(db)?;
-    if let Some(Table { number, family, level, deletions, .. }) = files.iter().find(|file| past.may_hide(file) && is_over(file, spans)) {
+    let may_hide = |file: &&Table| unsettled.is_some_and(|past| past.may_hide(file)) && is_over(file, spans);
+    if let Some(Table { number, family, level, deletions, .. }) = files.iter().find(may_hide) {
         return Ok(Some(format!("table file {number} of {family} was not compacted; level {level}, {deletions} tombstones")));
     }
     let folder = Folder::read(db.path())?;

@@ -178,7 +178,7 @@ fn a_snapshot_and_a_kept_log_are_found() {
     let canary = deleted(&store);
     let spans = spans(&one(77));
     let look_for = |store: &RocksStore, replaced, before: &Folder| {
-        look(store.db(), &Sought { spans: &spans, past: Past { upto: 0, newest: 0 }, replaced, before }).unwrap()
+        look(store.db(), &Sought { spans: &spans, unsettled: Some(Past { upto: 0, newest: 0 }), replaced, before }).unwrap()
     };
     let held = |store: &RocksStore| look_for(store, 0, &Folder::default());
     assert_eq!(held(&store), None);
@@ -199,7 +199,7 @@ fn a_snapshot_and_a_kept_log_are_found() {
     let (by_row, by_file) =
         (Past { upto: store.db().latest_sequence_number(), newest: 0 }, Past { upto: 0, newest: numbers.max().unwrap() });
     for past in [by_row, by_file] {
-        let hidden = look(store.db(), &Sought { spans: &spans, past, replaced: 0, before: &Folder::default() }).unwrap();
+        let hidden = look(store.db(), &Sought { spans: &spans, unsettled: Some(past), replaced: 0, before: &Folder::default() }).unwrap();
         assert!(hidden.unwrap().contains("not compacted"));
     }
     let now = Folder::read(dir.path()).unwrap();

@@ -125,7 +125,7 @@ impl RocksStore {
     /// Blocks are written as they are, so that a search of the files finds everything.
     #[cfg(test)]
     pub(crate) fn leave_uncompressed(&self) -> Result<(), StoreError> {
-        let options = [("compression", "kNoCompression")];
+        let options = [("compression", "kNoCompression"), ("compression_per_level", "kNoCompression")];
         let mut columns = Column::all();
         columns.try_for_each(|column| self.db.set_options_cf(column.handle(&self.db)?, &options).map_err(|e| failed("configure", &e)))
     }
