@@ -27,7 +27,7 @@ mod table;
 /// Row of RocksDB's own column family that is rewritten so that there is something to flush and to compact.
 const MARK: &[u8] = b"erasure";
 /// RocksDB removes files on its own threads: looks at the directory, and the pause between two of them.
-const LOOKS: u32 = 3000;
+const LOOKS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Threads that wait for compactions; only one compacts at a time.
 const THREADS: usize = 32;
@@ -351,7 +351,7 @@ struct Sought<'a> {
     before: &'a Folder,
 }
 
-/// Looks until everything is gone, for half a minute at most; what is left then, in words.
+/// Looks until everything is gone, for ten seconds at most; what is left then, in words.
 fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
     let mut left = None;
     for _ in 0..LOOKS {

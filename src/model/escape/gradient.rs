@@ -136,9 +136,7 @@ impl<'a> Gradient<'a> {
             })
             .collect();
         let mut out = vec![0.0; items.len()];
-        for part in parts {
-            out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
-        }
+        parts.iter().for_each(|part| add(&mut out, 1.0, part));
         self.unobserved((items, &self.scales[1]), (users, &self.scales[0]), y, &mut out);
         out
     }
@@ -277,14 +275,12 @@ pub(super) fn gathered(table: &Table, x: &[f64]) -> Vec<f64> {
         .map(|(rows, x)| {
             let mut sum = vec![0.0; k];
             for (row, &x) in rows.chunks_exact(k).zip(x) {
-                sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += x * row);
+                add(&mut sum, x, row);
             }
             sum
         })
         .collect();
     let mut sum = vec![0.0; k];
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
+    parts.iter().for_each(|part| add(&mut sum, 1.0, part));
     sum
 }
