@@ -8,8 +8,8 @@
 //! those, all over a range lie at the last level, which has one value of a key, and none has a tombstone, then nothing is
 //! hidden. What is compacted meanwhile has other files: every row has a sequence number, and a file tells that of its oldest, so
 //! they are held against the moment at which the erasure began. A compaction, too, may put a later row in the place of one that
-//! was listed: its file was to be rewritten, so all of its column family's ranges are, and what it hid with them. (A snapshot would make compactions keep more; nothing here ever
-//! opens one, and that is looked at too.)
+//! was listed: its file was to be rewritten, so all of its column family's ranges are, and what it hid with them. (A snapshot
+//! would make compactions keep more; nothing here ever opens one, and that is looked at too.)
 
 use std::path::Path;
 use std::time::Duration;
