@@ -17,7 +17,7 @@ use clap::Parser;
 use nepenthe::model::factors::Side;
 use nepenthe::model::play::{Play, ordered};
 use nepenthe::store::rocks::RocksStore;
-use nepenthe::store::{Batch, EraseStep, Erased, Family, KeyRange, Store, rows};
+use nepenthe::store::{Batch, EraseStep, Erased, Family, KeyRange, Store, plays, rows};
 
 #[derive(Parser)]
 struct Args {
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                plays(store, args, at..at + BATCH)?;
+                play(store, args, at..at + BATCH)?;
                 written.fetch_add(BATCH, Ordering::Relaxed);
             }
             Ok::<(), nepenthe::store::StoreError>(())
@@ -90,18 +90,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn forget(store: &RocksStore, args: &Args, user: u32) -> Result<Forgotten, Box<dyn Error>> {
     let prefix = user.to_be_bytes();
     let mut batch = Batch::default();
-    let range = KeyRange::under(Family::Interactions, &prefix);
-    store.scan(Family::Interactions, &range.from, range.to.as_deref(), &mut |key, _| {
-        batch.delete(Family::Interactions, key);
-        std::ops::ControlFlow::Continue(())
+    let mut of_user = Vec::new();
+    plays::each(store, (user, user.checked_add(1)), &mut |play, _| {
+        of_user.push(play);
+        Ok(())
     })?;
+    plays::take_out(&mut batch, store, &of_user)?;
     batch.delete(Family::Identities, &rows::identity_key(Side::User, user));
     batch.delete(Family::UserFactors, &prefix);
     store.write(&batch)?;
     factors(store, args)?;
     let whole = [Family::UserFactors, Family::ItemFactors, Family::Ledger, Family::Outbox, Family::Meta];
     let mut ranges: Vec<KeyRange> = whole.map(KeyRange::all).into();
-    ranges.push(range);
+    ranges.push(plays::range_of(user));
     ranges.push(KeyRange::under(Family::Identities, &rows::identity_key(Side::User, user)));
     let began = Instant::now();
     let steps = [const { Cell::new(None) }; EraseStep::ALL.len()];
@@ -147,23 +148,24 @@ fn fill(store: &RocksStore, args: &Args) -> Result<(), nepenthe::store::StoreErr
         store.write(&batch)?;
     }
     for at in (0..args.events).step_by(BATCH as usize) {
-        plays(store, args, at..(at + BATCH).min(args.events))?;
+        play(store, args, at..(at + BATCH).min(args.events))?;
     }
     factors(store, args)
 }
 
-fn plays(store: &RocksStore, args: &Args, range: std::ops::Range<u64>) -> Result<(), nepenthe::store::StoreError> {
-    let play = |n: u64| {
+fn play(store: &RocksStore, args: &Args, range: std::ops::Range<u64>) -> Result<(), nepenthe::store::StoreError> {
+    let number = range.start / BATCH;
+    let made = |n: u64| {
         let (a, b) = (mixed(n), mixed(n ^ 0x5555_5555));
         // Few items have most of the plays.
         let item = ((b % 1_000_003) as f64 / 1_000_003.0).powi(3) * f64::from(args.items);
-        Play { user: (a % u64::from(args.users)) as u32, item: item as u32, ident: Some(mixed(a ^ b)), time: n as i64, value: ordered(1.0) }
+        let user = (a % u64::from(args.users)) as u32;
+        (Play { user, item: item as u32, ident: Some(mixed(a ^ b)), time: n as i64, value: ordered(1.0) }, "")
     };
-    let mut plays: Vec<Play> = range.map(play).collect();
-    plays.sort_unstable();
+    let mut all: Vec<(Play, &str)> = range.map(made).collect();
+    all.sort_unstable();
     let mut batch = Batch::default();
-    batch.reserve(plays.len(), plays.len() * (rows::PLAY_KEY + 1));
-    plays.iter().for_each(|play| batch.put(Family::Interactions, &rows::play_key(play), &rows::versioned(b"")));
+    plays::put(&mut batch, &all, number);
     store.write(&batch)
 }
 

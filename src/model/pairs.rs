@@ -5,13 +5,13 @@ use rayon::prelude::*;
 use super::Objective;
 use super::play::{Play, Row, fold_user};
 use super::ratings::{Builder, Ratings};
-use super::step::{History, Range};
+use super::step::{History, Range, TOGETHER};
 
 /// Users of consecutive numbers that are read together; stores keep them together, too.
 const BLOCK: u32 = 256;
 /// Blocks that are read before their rows are handed on: what is in memory besides.
 const WAVE: usize = 32;
-/// Where fewer than this share of a block's users are asked for, each is looked up.
+/// Where fewer than this share of a block's users are asked for, those that are read together are looked up.
 const SPARSE: u32 = 8;
 
 /// Visits the rows of these users, who come ascending and once; users of whom nothing is left have an empty row.
@@ -54,13 +54,11 @@ pub(super) fn read_all<H: History>(history: &H, objective: Objective, users: u32
 /// Rows of some users of one block.
 fn block<H: History>(history: &H, objective: Objective, users: &[u32]) -> Result<Vec<(u32, Row)>, H::Error> {
     let mut rows: Vec<(u32, Row)> = users.iter().map(|&user| (user, Row::default())).collect();
-    if users.len() as u32 * SPARSE < BLOCK {
-        for (user, found) in &mut rows {
-            scan(history, Range::User(*user), objective, &|_| true, &mut |_, row| *found = row)?;
-        }
-    } else {
-        let range = Range::Users(users[0], users.last().and_then(|last| last.checked_add(1)));
-        let mut left = &mut rows[..];
+    let span = if users.len() as u32 * SPARSE < BLOCK { TOGETHER } else { BLOCK };
+    for part in rows.chunk_by_mut(|(a, _), (b, _)| a / span == b / span) {
+        let (first, last) = (part[0].0, part[part.len() - 1].0);
+        let range = Range::Users(first, last.checked_add(1));
+        let mut left = part;
         scan(history, range, objective, &|user| users.binary_search(&user).is_ok(), &mut |user, row| {
             // Users of whom nothing is left do not come.
             while let Some(((next, found), rest)) = std::mem::take(&mut left).split_first_mut() {
@@ -127,7 +125,6 @@ mod tests {
             self.1.fetch_add(1, Ordering::Relaxed);
             let within = |play: &&Play| match range {
                 Range::Users(from, to) => play.user >= from && to.is_none_or(|to| play.user < to),
-                Range::User(user) => play.user == user,
                 other => unreachable!("{other:?} is not asked for"),
             };
             self.0.iter().filter(within).for_each(|play| visit(*play, ""));
@@ -159,7 +156,8 @@ mod tests {
         let past = past();
         let first_and_last = [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 1, 39 * BLOCK, USERS - 1];
         let dense: Vec<u32> = (2 * BLOCK..5 * BLOCK).filter(|user| !user.is_multiple_of(3)).chain(34 * BLOCK..35 * BLOCK).collect();
-        for (users, asked) in [(&first_and_last[..], first_and_last.len()), (&dense, 4), (&[], 0)] {
+        // The first two are read together.
+        for (users, asked) in [(&first_and_last[..], first_and_last.len() - 1), (&dense, 4), (&[], 0)] {
             let mut found = Vec::new();
             past.1.store(0, Ordering::Relaxed);
             read(&past, Objective::Implicit, users, |user, row| found.push((user, row))).unwrap();

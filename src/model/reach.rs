@@ -9,8 +9,6 @@ use super::play::Play;
 use super::ratings::Ratings;
 use super::step::{History, Range};
 
-/// Up to this many items of one user are looked up pair by pair; beyond, the user's whole row is read.
-const PAIR_LOOKUPS: usize = 64;
 /// Beyond this many look-ups for items that everybody forgets, one pass over everything is cheaper.
 const RANGES: usize = 50_000;
 
@@ -55,8 +53,8 @@ impl Reach {
     /// What each wish finds in the store, ascending. `changed` are the users of whom the store may hold more than the
     /// pairs in memory.
     ///
-    /// Costs one pass over the rows of each named user, and for items that everybody forgets one over the rows of their
-    /// owners, or over everything where these are many.
+    /// Costs one pass over the plays of each named user and of whoever is read together with one, and for items that everybody
+    /// forgets one over those of their owners, or over everything where these are many.
     ///
     /// # Errors
     /// Whatever the store answers.
@@ -71,8 +69,6 @@ impl Reach {
         }
         for plays in &mut found {
             plays.sort_unstable();
-            // Two ranges may hold the same rows.
-            plays.dedup();
         }
         Ok(found)
     }
@@ -80,26 +76,20 @@ impl Reach {
     /// Where in the store the wishes' interactions can be. The store has no rows by item: who has an item is known from the
     /// pairs in memory, and from everybody whose data changed since these were read.
     fn ranges(&self, ratings: &Ratings, changed: &[u32]) -> Vec<Range> {
-        let everybody = match self.of_everybody.items() {
-            Some(items) if !items.is_empty() => {
-                let owners: usize = items.iter().map(|&item| ratings.items.degree(item as usize)).sum();
-                if owners + changed.len() > RANGES {
-                    return vec![Range::All];
-                }
-                let is_changed: BTreeSet<u32> = changed.iter().copied().collect();
-                let of_item = |&item: &u32| {
-                    let owners = ratings.items.row(item as usize).0.iter();
-                    owners.filter(|user| !is_changed.contains(user)).map(|&user| Range::Pair(user, item)).collect::<Vec<_>>()
-                };
-                items.iter().flat_map(of_item).chain(is_changed.iter().map(|&user| Range::User(user))).collect()
+        let mut users: Vec<u32> = self.of_users.keys().copied().collect();
+        if let Some(items) = self.of_everybody.items()
+            && !items.is_empty()
+        {
+            let owners: usize = items.iter().map(|&item| ratings.items.degree(item as usize)).sum();
+            if owners + changed.len() > RANGES {
+                return vec![Range::All];
             }
-            _ => Vec::new(),
-        };
-        let of_user = |(&user, claims): (&u32, &Claims)| match claims.items() {
-            Some(items) if items.len() <= PAIR_LOOKUPS => items.iter().map(|&item| Range::Pair(user, item)).collect(),
-            _ => vec![Range::User(user)],
-        };
-        everybody.into_iter().chain(self.of_users.iter().flat_map(of_user)).collect()
+            users.extend(items.iter().flat_map(|&item| ratings.items.row(item as usize).0));
+            users.extend(changed);
+        }
+        users.sort_unstable();
+        users.dedup();
+        Range::over(&users).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::model::fence::{Fences, HashKey};
 use crate::model::processor::{InputTopics, Restored, State};
 use crate::model::receipt::{Request, RequestKey};
-use crate::model::step::{Input, Outgoing, Step, Tally};
+use crate::model::step::{Input, Outgoing, Step, TOGETHER, Tally};
 use crate::model::{Certify, Objective, Params};
 
 /// A store that counts what is read of it.
@@ -36,7 +36,6 @@ impl History for Past {
             Range::All => ((0, 0), (u32::MAX, u32::MAX)),
             Range::Users(from, to) => ((from, 0), (to.map_or(u32::MAX, |to| to - 1), u32::MAX)),
             Range::User(user) => ((user, 0), (user, u32::MAX)),
-            Range::Pair(user, item) => ((user, item), (user, item)),
         };
         let end = |(user, item), most: bool| Play {
             user,
@@ -209,7 +208,8 @@ fn owners_are_read_once_however_many_things_everybody_forgets() {
     // All 200 people are changed and in no frozen pairs: each is looked at for each request, or once for all of them.
     let asks: Vec<String> = (0..99).map(|item| format!(r#"{{"type":"forget","items":["i{item}"],"time":5000}}"#)).collect();
     let step = take(&mut state, &mut past, &asks, plays.len());
-    assert_eq!((past.ranges.load(Ordering::Relaxed), past.read.load(Ordering::Relaxed)), (200, 20_000));
+    let groups = 200usize.div_ceil(TOGETHER as usize);
+    assert_eq!((past.ranges.load(Ordering::Relaxed), past.read.load(Ordering::Relaxed)), (groups, 20_000));
     assert_eq!(removed(&step), vec![200; 99]);
     assert_eq!(past.plays.len(), 200);
 }

@@ -22,6 +22,9 @@ pub struct Input<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
+/// Users of consecutive numbers of whom a store reads all when it is asked for one: from a multiple of this on.
+pub const TOGETHER: u32 = 16;
+
 /// Which stored plays are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
@@ -29,7 +32,15 @@ pub enum Range {
     /// Of users from this number on, up to but without the other if there is one.
     Users(u32, Option<u32>),
     User(u32),
-    Pair(u32, u32),
+}
+
+impl Range {
+    /// What to ask for when the plays of these users are wanted, who come ascending: a range for all that are read together,
+    /// who may not be the only ones in it.
+    pub fn over(users: &[u32]) -> impl Iterator<Item = Range> {
+        let groups = users.chunk_by(|a, b| a / TOGETHER == b / TOGETHER);
+        groups.filter_map(|group| Some(Range::Users(*group.first()?, group.last()?.checked_add(1))))
+    }
 }
 
 /// What the processor may ask of the past: the committed store.

@@ -18,7 +18,7 @@ use crate::run::keyring::Keyring;
 use crate::run::keys::Signer;
 use crate::run::service::stamp;
 use crate::run::solver::Progress;
-use crate::store::{Family, Store, after, rows, tables};
+use crate::store::{Store, plays, tables};
 
 /// Lag below which the service counts as caught up: what a busy topic gains between two looks.
 const CAUGHT_UP: i64 = 10_000;
@@ -325,10 +325,10 @@ impl Views for Board {
 /// # Errors
 /// [`crate::store::StoreError`] when the store cannot be read.
 pub fn known_items(store: &dyn Store, user: u32) -> Result<Vec<u32>, crate::store::StoreError> {
-    let (prefix, mut items) = (user.to_be_bytes(), Vec::new());
-    store.scan(Family::Interactions, &prefix, after(&prefix).as_deref(), &mut |key, _| {
-        items.extend(rows::play(key).map(|play| play.item));
-        std::ops::ControlFlow::Continue(())
+    let mut items = Vec::new();
+    plays::each(store, (user, user.checked_add(1)), &mut |play, _| {
+        items.push(play.item);
+        Ok(())
     })?;
     items.dedup();
     Ok(items)

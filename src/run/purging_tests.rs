@@ -258,7 +258,7 @@ fn a_receipt_waits_for_disk_and_topic() {
     assert_eq!(rig.purger.ordered, None, "what is published meanwhile is purged together");
     let order = rig.answer(|_| erased(Some("a snapshot is open")));
     let Order::Disk(ranges) = order else { panic!("the disk comes first") };
-    assert!(ranges.contains(&crate::store::KeyRange::under(Family::Interactions, &0u32.to_be_bytes())), "{ranges:?}");
+    assert!(ranges.contains(&crate::store::plays::range_of(0)), "{ranges:?}");
     assert_eq!(rig.receipt("r").status, Status::Published);
     assert!(rig.board_reason().contains("a snapshot is open"));
     rig.answer(|_| erased(None));

@@ -248,6 +248,10 @@ impl Service {
             None => self.purge(ports.purger, now)?,
             Some(_) => self.restore(ports.purger, &ports.source.state(), now)?,
         };
+        if !progress {
+            // Nobody waits for it.
+            progress = self.tables.tidy()?;
+        }
         self.board.phase(self.phase());
         Ok(progress)
     }

@@ -1,5 +1,6 @@
 //! States that earlier versions laid down go on. `tests/fixtures/format-1` was written by the last version of format 1: plays of
 //! 600 people, three forgets, two generations; the first 1,800 plays in table files, the rest in the log, nothing purged yet.
+//! `format-2` is what the last version of that format made of it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +40,18 @@ fn copy(from: &Path) -> tempfile::TempDir {
 
 #[test]
 fn a_state_of_format_1_goes_on() {
-    let dir = copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1"));
+    goes_on("format-1");
+}
+
+#[test]
+fn a_state_of_format_2_goes_on() {
+    goes_on("format-2");
+}
+
+fn goes_on(format: &str) {
+    let dir = copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format));
+    let written = RocksStore::read(dir.path()).err().map(|error| error.to_string());
+    assert!(written.is_some_and(|error| error.contains(&format.replace('-', " "))), "the fixture is what its name says");
     let store = Arc::new(RocksStore::open(dir.path()).unwrap());
     let params = Params { rank: 4, tolerance: 1e-4, ..params(Objective::Implicit, 1) };
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::memory::MemoryStore;
 use super::tables::Tables;
-use super::{Batch, Family, Store, StoreError, rows};
+use super::{Batch, Family, Store, StoreError, plays, rows};
 use crate::model::factors::Side;
 use crate::model::fence::HashKey;
 use crate::model::processor::{InputTopics, State};
@@ -115,7 +115,10 @@ fn numbers_that_were_never_given_are_damage_and_no_reason_to_take_memory() {
         rows::put_factors(&mut row, &[1.0, 2.0]);
         let factors = with(&rows, (Family::UserFactors, &number.to_be_bytes(), Some(&row)));
         let play = crate::model::play::Play { user: number, item: 0, ident: None, time: 1, value: 1 };
-        let play = with(&rows, (Family::Interactions, &rows::play_key(&play), Some(&rows::versioned(b""))));
+        let (mut batch, others) = (Batch::default(), with(&rows, (Family::Meta, b"x", None)));
+        plays::put(&mut batch, &[(play, "")], 99);
+        others.write(&batch).unwrap();
+        let play = others;
         for (what, store) in [("identity", identity), ("factors", factors), ("play", play)] {
             assert!(matches!(read(store), Err(StoreError::Damaged { .. })), "{what} {number}");
         }

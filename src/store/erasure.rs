@@ -95,6 +95,10 @@ type Spans = [(Column, Vec<Span>)];
 
 /// See [`super::Store::erase`].
 pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
+    erase_within(db, ranges, LOOKS, go_on)
+}
+
+fn erase_within(db: &DB, ranges: &[KeyRange], looks: u32, go_on: &dyn Fn(EraseStep) -> bool) -> Result<Erased, StoreError> {
     let upto = db.latest_sequence_number();
     if !go_on(EraseStep::Flush) {
         return Ok(Erased::interrupted());
@@ -153,7 +157,7 @@ pub(super) fn erase(db: &DB, ranges: &[KeyRange], go_on: &dyn Fn(EraseStep) -> b
     if !go_on(EraseStep::Verify) {
         return Ok(Erased { leftover: Erased::interrupted().leftover, ..erased });
     }
-    erased.leftover = remains(db, &Sought { spans: &spans, unsettled, replaced, before: &before })?;
+    erased.leftover = remains(db, looks, &Sought { spans: &spans, unsettled, replaced, before: &before })?;
     Ok(erased)
 }
 
@@ -351,10 +355,10 @@ struct Sought<'a> {
     before: &'a Folder,
 }
 
-/// Looks until everything is gone, for ten seconds at most; what is left then, in words.
-fn remains(db: &DB, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
+/// Looks until everything is gone, so many times at most; what is left then, in words.
+fn remains(db: &DB, looks: u32, sought: &Sought<'_>) -> Result<Option<String>, StoreError> {
     let mut left = None;
-    for _ in 0..LOOKS {
+    for _ in 0..looks {
         left = look(db, sought)?;
         if left.is_none() {
             break;

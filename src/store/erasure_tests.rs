@@ -225,6 +225,86 @@ fn a_level_that_only_spans_the_range_is_rewritten_too() {
     assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
 }
 
+/// `compact_range` reports nothing, so what it did not do must be seen in the tables themselves.
+#[test]
+fn a_compaction_that_did_nothing_proves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let canary = deleted(&store);
+    switch_manual_compactions(store.db(), false);
+    let erased = erase_within(store.db(), &one(77), 2, &|_| true).unwrap();
+    assert!(erased.leftover.unwrap().contains("was not compacted"));
+    assert_ne!(holders(dir.path(), &[&canary]), [""; 0]);
+    switch_manual_compactions(store.db(), true);
+    assert_eq!(store.erase(&one(77), &|_| true).unwrap().leftover, None);
+    assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+}
+
+#[expect(unsafe_code, reason = "the crate does not wrap these functions")]
+fn switch_manual_compactions(db: &DB, on: bool) {
+    let switch = if on { librocksdb_sys::rocksdb_enable_manual_compaction } else { librocksdb_sys::rocksdb_disable_manual_compaction };
+    // SAFETY: the database is open for as long as it is borrowed.
+    unsafe { switch(rocksdb::AsRawPtr::as_raw_ptr(db)) }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_never_proven_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let canary = deleted(&store);
+    let table = dir.path().join(&holders(dir.path(), &[&canary])[0]);
+    assert_eq!(table.extension().unwrap(), "sst");
+    let mut bytes = std::fs::read(&table).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    match store.erase(&one(77), &|_| true) {
+        Ok(erased) => assert!(erased.leftover.unwrap().contains("failed to rewrite tables")),
+        Err(error) => assert!(matches!(error, StoreError::Damaged { .. }), "{error}"),
+    }
+}
+
+/// A large family has more than one level below the first, and a tombstone may be at each.
+#[test]
+fn every_level_is_brought_to_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    store.leave_uncompressed().unwrap();
+    let small = [("max_bytes_for_level_base", "20000"), ("target_file_size_base", "10000"), ("max_bytes_for_level_multiplier", "4")];
+    store.db().set_options_cf(handle(&store, Family::Identities), &small).unwrap();
+    let canary = canary();
+    for round in 0..30 {
+        // The canary at several levels, as what was replaced.
+        put(&store, Family::Identities, 0..300, |key| if key == 77 { canary.clone() } else { format!("{round} of {key:0100}") });
+        let from = 1_000 + 200 * round;
+        put(&store, Family::Identities, from..from + 200, |key| format!("name of {key:0100}"));
+        flush(store.db(), handle(&store, Family::Identities)).unwrap();
+    }
+    delete(&store, Family::Identities, 77);
+    flush(store.db(), handle(&store, Family::Identities)).unwrap();
+    store.db().wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+    let levels = || tables(store.db()).unwrap().into_iter().filter(|file| file.family == "identities").map(|file| file.level);
+    let used: std::collections::BTreeSet<i32> = levels().collect();
+    assert!(used.range(1..).count() >= 2, "{used:?}");
+    assert_eq!(store.erase(&[KeyRange::under(Family::Identities, &77u32.to_be_bytes())], &|_| true).unwrap().leftover, None);
+    assert_eq!(holders(dir.path(), &[&canary]), [""; 0]);
+    assert_eq!(store.get(Family::Identities, &78u32.to_be_bytes()).unwrap(), Some(format!("29 of {:0100}", 78).into_bytes()));
+    assert!(store.get(Family::Identities, &6_999u32.to_be_bytes()).unwrap().is_some());
+}
+
+/// What is flushed is soon read again to be compacted, and packing it twice is wasted.
+#[test]
+fn interactions_are_packed_when_they_are_compacted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open(dir.path()).unwrap();
+    let bytes = || tables(store.db()).unwrap().iter().filter(|file| file.family == "interactions-00").map(|file| file.bytes).sum::<u64>();
+    put(&store, Family::Interactions, 0..200, |_| "the same again and again ".repeat(20));
+    flush(store.db(), handle(&store, Family::Interactions)).unwrap();
+    let flushed = bytes();
+    assert!(flushed > 200 * 500, "{flushed}");
+    settle(&store, Family::Interactions);
+    assert!(bytes() < flushed / 4, "{} of {flushed}", bytes());
+}
+
 #[test]
 fn automatic_compactions_go_on() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! Which version of the format lies in a state directory, looked at before anything is written, and the way from an older one.
 //!
-//! Format 1 kept all interactions in one column family; format 2 deals them out over several (see [`super::columns`]).
+//! Format 1 kept all interactions in one column family; format 2 deals them out over several (see [`super::columns`]); format 3
+//! has a row for what a batch brought of some users (see [`super::plays`]), where there was one for each play before.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,8 +10,10 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, IteratorMode, Options, R
 
 use super::columns::{self, Column};
 use super::rocks::{failed, options};
-use super::rows::{FORMAT, FORMAT_KEY};
-use super::{Batch, Family, StoreError, beside};
+use super::rows::{self, FORMAT, FORMAT_KEY};
+use super::{Batch, Family, StoreError, beside, plays};
+use crate::model::play::Play;
+use crate::model::step::TOGETHER;
 
 /// The column family of all interactions in format 1.
 const ONE: &str = "interactions";
@@ -23,8 +26,8 @@ pub(super) enum Found {
     /// No state yet, or one whose first start ended before its first write.
     Nothing,
     Current,
-    /// A state of format 1, whole or half moved.
-    One,
+    /// A state of an older format, whole or on its way to this one.
+    Old(u8),
 }
 
 /// The names of the column families that are there, whatever version made them.
@@ -52,8 +55,11 @@ pub(super) fn view(path: &Path, made: &[String]) -> Result<(Found, Option<DB>), 
     }
     let db = beside::opened(path, || DB::open_cf_for_read_only(&options(), path, made, false))?;
     let found = match stored(&db)?.as_deref() {
-        Some([FORMAT]) => missing(Column::all().map(|column| (column.family, column.name())), has).map_or(Ok(Found::Current), Err),
-        Some([1]) => missing(Family::ALL.into_iter().map(|family| (family, family.name())), has).map_or(Ok(Found::One), Err),
+        Some(&[format @ (2 | FORMAT)]) => {
+            let found = if format == FORMAT { Found::Current } else { Found::Old(format) };
+            missing(Column::all().map(|column| (column.family, column.name())), has).map_or(Ok(found), Err)
+        }
+        Some([1]) => missing(Family::ALL.into_iter().map(|family| (family, family.name())), has).map_or(Ok(Found::Old(1)), Err),
         None if made.iter().all(|name| db.cf_handle(name).is_some_and(|handle| is_empty(&db, handle))) => Ok(Found::Nothing),
         other => Err(StoreError::UnknownVersion {
             path: path.display().to_string(),
@@ -106,6 +112,9 @@ pub(super) fn bring_up(db: &mut DB) -> Result<(), StoreError> {
             None => return Err(StoreError::damaged(Family::Interactions, b"", "rows of a state that has no version")),
         }
     }
+    if matches!(format.as_deref(), Some([1 | 2])) {
+        regroup(db)?;
+    }
     if format.as_deref() != Some(&[FORMAT]) {
         let mut batch = Batch::default();
         batch.put(Family::Meta, FORMAT_KEY, &[FORMAT]);
@@ -118,7 +127,7 @@ pub(super) fn bring_up(db: &mut DB) -> Result<(), StoreError> {
 }
 
 fn move_all(db: &DB, one: &ColumnFamily) -> Result<(), StoreError> {
-    tracing::info!("bringing the state to format {FORMAT}: its interactions are moved");
+    tracing::info!("bringing the state to format 2: its interactions are moved");
     let mut options = ReadOptions::default();
     options.fill_cache(false);
     let (mut batch, mut moved) = (Batch::default(), 0u64);
@@ -144,14 +153,85 @@ fn move_all(db: &DB, one: &ColumnFamily) -> Result<(), StoreError> {
 /// What was moved can be read where it is looked for, before the place it came from goes.
 fn check(db: &DB, moved: u64) -> Result<(), StoreError> {
     let mut found = 0;
-    columns::scan(db, Family::Interactions, b"", None, &mut |_, _| {
-        found += 1;
+    columns::scan(db, Family::Interactions, b"", None, &mut |key, _| {
+        // An earlier start may have come as far as the next format with some.
+        found += u64::from(key.len() != plays::KEY);
         ControlFlow::Continue(())
     })?;
     if found == moved {
         return Ok(());
     }
     Err(StoreError::damaged(Family::Interactions, b"", format!("{found} of {moved} rows arrived in the new format")))
+}
+
+/// Plays of a group, one row each until now.
+#[derive(Default)]
+struct Single {
+    plays: Vec<(Play, Box<str>)>,
+    keys: Vec<Vec<u8>>,
+}
+
+impl Single {
+    /// Puts them together in the place of what they are: at once, so that none is missing or twice at any time.
+    fn regroup(&mut self, batch: &mut Batch) {
+        // Below the numbers of all batches.
+        for (number, plays) in (0..).zip(self.plays.chunks(plays::OF_A_ROW)) {
+            plays::put(batch, plays, number);
+        }
+        self.keys.drain(..).for_each(|key| batch.delete(Family::Interactions, &key));
+        self.plays.clear();
+    }
+}
+
+fn regroup(db: &DB) -> Result<(), StoreError> {
+    tracing::info!("bringing the state to format {FORMAT}: its interactions are put together");
+    let (mut single, mut batch, mut all, mut failed) = (Single::default(), Batch::default(), 0u64, None);
+    let mut visit = |key: &[u8], value: &[u8]| -> Result<(), StoreError> {
+        if key.len() == plays::KEY {
+            return Ok(());
+        }
+        let play = one(key).ok_or_else(|| StoreError::damaged(Family::Interactions, key, "not a play"))?;
+        let name = std::str::from_utf8(rows::unversioned(Family::Interactions, key, value)?);
+        let name = name.map_err(|_| StoreError::damaged(Family::Interactions, key, "not an event id"))?;
+        if single.plays.last().is_some_and(|(last, _)| last.user / TOGETHER != play.user / TOGETHER) {
+            single.regroup(&mut batch);
+            if batch.size() >= MOVED_AT_ONCE {
+                columns::write(db, &std::mem::take(&mut batch))?;
+            }
+        }
+        single.plays.push((play, name.into()));
+        single.keys.push(key.to_vec());
+        all += 1;
+        Ok(())
+    };
+    columns::scan(db, Family::Interactions, b"", None, &mut |key, value| match visit(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)?;
+    single.regroup(&mut batch);
+    columns::write(db, &batch)?;
+    tracing::info!("{all} interactions put together");
+    Ok(())
+}
+
+/// The play of a row that held one: its fields in order, big endian.
+fn one(key: &[u8]) -> Option<Play> {
+    let (user, rest) = key.split_first_chunk()?;
+    let (item, rest) = rest.split_first_chunk()?;
+    let (ident, rest) = match rest.split_first()? {
+        (0, rest) => (None, rest),
+        (1, rest) => rest.split_first_chunk().map(|(ident, rest)| (Some(u64::from_be_bytes(*ident)), rest))?,
+        _ => return None,
+    };
+    let (time, rest) = rest.split_first_chunk()?;
+    let value = u64::from_be_bytes(rest.try_into().ok()?);
+    let (user, item, time) = (u32::from_be_bytes(*user), u32::from_be_bytes(*item), i64::from_be_bytes(*time));
+    // Times are never negative.
+    (time >= 0).then_some(Play { user, item, ident, time, value })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod format;
 pub mod glance;
 mod history;
 pub mod memory;
+pub mod plays;
 pub mod residue;
 pub mod rocks;
 pub mod rows;
@@ -27,7 +28,7 @@ pub use erasure::{EraseStep, Erased, KeyRange};
 pub enum Family {
     /// Surrogate number → natural identifier: the only place that knows it.
     Identities,
-    /// Plays by user, item, identity, time, value.
+    /// Plays by groups of users and batches: see [`plays`].
     Interactions,
     UserFactors,
     ItemFactors,

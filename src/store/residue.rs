@@ -5,18 +5,18 @@
 use std::collections::BTreeSet;
 
 use super::tables::{Tables, each, put_requests, within};
-use super::{Batch, Family, KeyRange, StoreError, rows};
+use super::{Batch, Family, KeyRange, StoreError, plays, rows};
 use crate::model::fence::Subject;
 use crate::model::generation::Gone;
 use crate::model::play::Play;
 use crate::model::receipt::{Request, RequestKey, Status};
-use crate::model::step::Outgoing;
+use crate::model::step::{Outgoing, TOGETHER};
 
 /// Rows of `meta`: `residue/<family>/<key prefix>`, value the mark of the write.
 const RESIDUE: &[u8] = b"residue/";
 /// Rows of `meta`: `gone/<side><number>`, value generation and keyed hash of the topic key.
 const GONE: &[u8] = b"gone/";
-/// Beyond this many users in one step the whole family is named: a list of everybody would cost more than the rewriting.
+/// Beyond this many groups of users in one step the whole family is named: a list of everybody would cost more than the rewriting.
 const USERS: usize = 10_000;
 
 /// Where deleted rows may still be on the disk.
@@ -35,9 +35,9 @@ pub struct GoneRow {
     pub generation: u64,
 }
 
-/// Notes where the plays were.
+/// Notes where the plays were, by a user of each group.
 pub(super) fn put_erased(batch: &mut Batch, erased: &[Play], mark: u64) {
-    let users: BTreeSet<u32> = erased.iter().map(|play| play.user).collect();
+    let users: BTreeSet<u32> = erased.iter().map(|play| play.user - play.user % TOGETHER).collect();
     if users.len() > USERS {
         put(batch, Family::Interactions, b"", mark);
         return;
@@ -67,7 +67,12 @@ fn read_residue(key: &[u8], value: &[u8]) -> Result<(KeyRange, u64), StoreError>
     let (name, prefix) = (&rest[..slash], &rest[slash + 1..]);
     let family = Family::ALL.into_iter().find(|family| family.name().as_bytes() == name).ok_or_else(damaged)?;
     let mark = rows::unversioned(Family::Meta, key, value)?.try_into().map(u64::from_le_bytes).map_err(|_| damaged())?;
-    Ok((KeyRange::under(family, prefix), mark))
+    let range = match prefix.try_into().map(u32::from_be_bytes) {
+        // Of whichever version: one user's rows, or a group's.
+        Ok(user) if family == Family::Interactions => plays::range_of(user),
+        _ => KeyRange::under(family, prefix),
+    };
+    Ok((range, mark))
 }
 
 fn read_gone(key: &[u8], value: &[u8]) -> Result<GoneRow, StoreError> {
@@ -194,7 +199,7 @@ mod tests {
         Tables::new(store, Objective::Implicit, &HashKey::new([1; 32])).unwrap()
     }
 
-    fn plays(users: impl Iterator<Item = u32>) -> Vec<Play> {
+    fn played(users: impl Iterator<Item = u32>) -> Vec<Play> {
         users.map(|user| Play { user, item: 0, ident: None, time: 0, value: 0 }).collect()
     }
 
@@ -213,13 +218,13 @@ mod tests {
     fn what_is_deleted_during_an_erasure_waits_for_the_next() {
         let store = Arc::new(MemoryStore::default());
         let mut tables = tables(&store);
-        commit(&mut tables, &plays([7, 7, 9].into_iter()), &[], 0);
+        commit(&mut tables, &played([7, 8, 99].into_iter()), &[], 0);
         let residue = tables.residue().unwrap();
-        let user = |user: u32| KeyRange::under(Family::Interactions, &user.to_be_bytes());
-        assert_eq!(deleted(&residue), [user(7), user(9)]);
-        commit(&mut tables, &plays([9].into_iter()), &[], 0);
+        let user = plays::range_of;
+        assert_eq!(deleted(&residue), [user(7), user(99)], "the first two lie together");
+        commit(&mut tables, &played([99].into_iter()), &[], 0);
         tables.commit_erased(residue.through).unwrap();
-        assert_eq!(deleted(&tables.residue().unwrap()), [user(9)]);
+        assert_eq!(deleted(&tables.residue().unwrap()), [user(99)]);
     }
 
     #[test]
@@ -228,20 +233,20 @@ mod tests {
         let through = {
             let mut tables = tables(&store);
             tables.residue().unwrap();
-            commit(&mut tables, &plays([7].into_iter()), &[], 0);
+            commit(&mut tables, &played([7].into_iter()), &[], 0);
             tables.residue().unwrap().through
         };
         let mut tables = tables(&store);
-        commit(&mut tables, &plays([8].into_iter()), &[], 0);
+        commit(&mut tables, &played([80].into_iter()), &[], 0);
         tables.commit_erased(through).unwrap();
-        assert_eq!(deleted(&tables.residue().unwrap()), [KeyRange::under(Family::Interactions, &8u32.to_be_bytes())]);
+        assert_eq!(deleted(&tables.residue().unwrap()), [plays::range_of(80)]);
     }
 
     #[test]
     fn too_many_users_are_everybody() {
         let store = Arc::new(MemoryStore::default());
         let mut tables = tables(&store);
-        commit(&mut tables, &plays(0..USERS as u32 + 1), &[], 0);
+        commit(&mut tables, &played((0..=USERS as u32).map(|n| n * TOGETHER)), &[], 0);
         assert_eq!(deleted(&tables.residue().unwrap()), [KeyRange::all(Family::Interactions)]);
     }
 

@@ -112,7 +112,7 @@ impl RocksStore {
         whole(path)?;
         match format::view(path, &format::made(path)?)? {
             (Found::Current, Some(db)) => Ok(RocksStore { behind: None, db: Arc::new(db), _lock: None }),
-            (Found::One, _) => Err(StoreError::OldVersion { path: path.display().to_string(), found: 1, expected: FORMAT }),
+            (Found::Old(found), _) => Err(StoreError::OldVersion { path: path.display().to_string(), found, expected: FORMAT }),
             _ => Err(no_state(path)),
         }
     }

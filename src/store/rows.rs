@@ -7,11 +7,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Batch, Family, StoreError};
 use crate::model::factors::Side;
-use crate::model::play::Play;
 use crate::model::step::{DeadLetter, Outgoing, Positions, RowChange};
 
 /// Version of the whole format, in the row [`FORMAT_KEY`] of `meta`.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 pub const FORMAT_KEY: &[u8] = b"format";
 /// Version of every value.
 const VERSION: u8 = 1;
@@ -46,51 +45,10 @@ pub fn from_json<T: DeserializeOwned>(family: Family, key: &[u8], value: &[u8]) 
     serde_json::from_slice(value).map_err(|e| StoreError::damaged(family, key, format!("not readable at column {}", e.column())))
 }
 
-/// Longest key of a play, in bytes.
-pub const PLAY_KEY: usize = 33;
-
-/// Key of a play: its fields in order, big endian.
-pub fn play_key(play: &Play) -> Vec<u8> {
-    let mut key = Vec::with_capacity(PLAY_KEY);
-    put_play_key(&mut key, play);
-    key
-}
-
-/// Appends [`play_key`].
-pub fn put_play_key(key: &mut Vec<u8>, play: &Play) {
-    key.extend(play.user.to_be_bytes());
-    key.extend(play.item.to_be_bytes());
-    match play.ident {
-        None => key.push(0),
-        Some(ident) => {
-            key.push(1);
-            key.extend(ident.to_be_bytes());
-        }
-    }
-    // Times are never negative.
-    key.extend(play.time.to_be_bytes());
-    key.extend(play.value.to_be_bytes());
-}
-
 /// Appends [`versioned`].
 pub fn put_versioned(bytes: &mut Vec<u8>, value: &[u8]) {
     bytes.push(VERSION);
     bytes.extend_from_slice(value);
-}
-
-/// Reads [`play_key`].
-pub fn play(key: &[u8]) -> Option<Play> {
-    let mut rest = key;
-    let user = u32::from_be_bytes(take(&mut rest)?);
-    let item = u32::from_be_bytes(take(&mut rest)?);
-    let ident = match take::<1>(&mut rest)? {
-        [0] => None,
-        [1] => Some(u64::from_be_bytes(take(&mut rest)?)),
-        _ => return None,
-    };
-    let time = i64::from_be_bytes(take(&mut rest)?);
-    let value = u64::from_be_bytes(take(&mut rest)?);
-    rest.is_empty().then_some(Play { user, item, ident, time, value })
 }
 
 /// Key of an identity: side and surrogate.
@@ -256,23 +214,7 @@ mod tests {
 
     use super::*;
 
-    fn any_play() -> impl Strategy<Value = Play> {
-        (any::<u32>(), any::<u32>(), any::<Option<u64>>(), 0i64..i64::MAX, any::<u64>()).prop_map(|(user, item, ident, time, value)| Play {
-            user,
-            item,
-            ident,
-            time,
-            value,
-        })
-    }
-
     proptest! {
-        #[test]
-        fn keys_keep_plays_and_their_order(a in any_play(), b in any_play()) {
-            prop_assert_eq!(play(&play_key(&a)), Some(a));
-            prop_assert_eq!(play_key(&a).cmp(&play_key(&b)), a.cmp(&b));
-        }
-
         #[test]
         fn dead_letters_come_back(
             key: Option<Vec<u8>>, value: Vec<u8>, topic: String, detail: String, partition: i32, offset: i64, length: u64
@@ -284,7 +226,6 @@ mod tests {
 
         #[test]
         fn damaged_rows_are_refused_not_guessed(bytes: Vec<u8>) {
-            let _ = play(&bytes);
             let _ = read_outgoing(b"", &bytes);
             let _ = read_factors(Family::UserFactors, b"", &bytes);
         }
@@ -292,7 +233,6 @@ mod tests {
 
     #[test]
     fn fuzz_rows() {
-        let play = Play { user: 1, item: 2, ident: Some(3), time: 4, value: 5 };
         let letter = DeadLetter {
             topic: "t".into(),
             partition: 1,
@@ -313,15 +253,12 @@ mod tests {
             put_factors(&mut value, row);
             value
         };
-        let seeds: Vec<Vec<u8>> = [play_key(&play), identity_key(Side::Item, 9).to_vec(), factors(&[0.5, -1.0])]
+        let seeds: Vec<Vec<u8>> = [identity_key(Side::Item, 9).to_vec(), factors(&[0.5, -1.0])]
             .into_iter()
             .chain(outbox.iter().map(|message| outgoing(message).unwrap()))
             .collect();
         crate::fuzz::fuzz("rows", &seeds, |bytes| {
             // What is read is what would be written: no two keys or values mean the same.
-            if let Some(read) = super::play(bytes) {
-                assert_eq!(play_key(&read), bytes);
-            }
             if let Some((side, number)) = identity(bytes) {
                 assert_eq!(identity_key(side, number), bytes);
             }

@@ -1,11 +1,11 @@
 //! The rows of the service in a [`Store`]: what each step commits, what a start restores.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::backups::end_comeback;
-use super::{Batch, Family, Store, StoreError, after, residue, rows};
+use super::{Batch, Family, Store, StoreError, after, plays, residue, rows};
 use crate::model::dictionary::Dictionary;
 use crate::model::digest::LtHash;
 use crate::model::factors::{Factors, Side};
@@ -25,6 +25,9 @@ const DIGEST: &[u8] = b"digest";
 const KEY_CHECK: &[u8] = b"key";
 const OBJECTIVE: &[u8] = b"objective";
 const NEXT: [&[u8]; 2] = [b"next/user", b"next/item"];
+const NEXT_BATCH: &[u8] = b"next/batch";
+/// Below it are the numbers of rows that a state of an older format was brought up with.
+const FIRST_BATCH: u64 = 1 << 32;
 
 /// What the outbox holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +44,10 @@ pub struct Tables {
     store: Arc<dyn Store>,
     /// Sequence number of the next outbox row.
     sequence: u64,
+    /// Number of the next batch that brings plays.
+    batch: u64,
+    /// Groups of users whose rows were seen to repeat each other.
+    pub(super) repeated: Mutex<BTreeSet<u32>>,
     /// Tells residue of before an erasure from what came during it.
     pub(super) mark: u64,
 }
@@ -72,12 +79,13 @@ impl Tables {
             store.write(&batch)?;
         }
         let mark = residue::first_mark(&*store)?;
-        Ok(Tables { store, sequence, mark })
+        let batch = store.get(Family::Meta, NEXT_BATCH)?.map_or(Ok(FIRST_BATCH), |value| read_number(NEXT_BATCH, &value))?;
+        Ok(Tables { store, sequence, batch, repeated: Mutex::default(), mark })
     }
 
     /// For reading only: nothing is checked but what is read, nothing is written.
     pub fn reading(store: Arc<dyn Store>) -> Tables {
-        Tables { store, sequence: 0, mark: 0 }
+        Tables { store, sequence: 0, batch: 0, repeated: Mutex::default(), mark: 0 }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -118,14 +126,12 @@ impl Tables {
 
     fn changes(&mut self, step: &Step, dictionary: &Dictionary) -> Result<Batch, StoreError> {
         let mut batch = Batch::default();
-        batch.reserve(step.plays.len(), step.plays.len() * (rows::PLAY_KEY + 1));
-        for (play, event_id) in &step.plays {
-            let key = |bytes: &mut Vec<u8>| rows::put_play_key(bytes, play);
-            batch.put_with(Family::Interactions, key, |bytes| rows::put_versioned(bytes, event_id.as_bytes()));
+        if !step.plays.is_empty() {
+            plays::put(&mut batch, &step.plays, self.batch);
+            self.batch += 1;
+            batch.put(Family::Meta, NEXT_BATCH, &rows::versioned(&self.batch.to_le_bytes()));
         }
-        for play in &step.erased {
-            batch.delete(Family::Interactions, &rows::play_key(play));
-        }
+        plays::take_out(&mut batch, &*self.store, &step.erased)?;
         residue::put_erased(&mut batch, &step.erased, self.mark);
         for &(side, number) in &step.identities {
             let Some(name) = dictionary.name(side, number) else { continue };
@@ -267,8 +273,7 @@ impl Tables {
         let mut given = [0; 2];
         for (key, given) in NEXT.into_iter().zip(&mut given) {
             let Some(value) = self.store.get(Family::Meta, key)? else { continue };
-            let next = rows::unversioned(Family::Meta, key, &value)?.try_into().map(u32::from_le_bytes);
-            *given = next.map_err(|_| StoreError::damaged(Family::Meta, key, "not a number"))?;
+            *given = u32::from_le_bytes(read_bytes(key, &value)?);
         }
         Ok(given)
     }
@@ -367,6 +372,14 @@ pub fn key_check(store: &dyn Store) -> Result<Option<Subject>, StoreError> {
     let Some(text) = text(store, KEY_CHECK)? else { return Ok(None) };
     let bytes = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32).map(u128::to_be_bytes);
     bytes.map(Some).ok_or_else(|| StoreError::damaged(Family::Meta, KEY_CHECK, "not the check of a key"))
+}
+
+fn read_bytes<const N: usize>(key: &[u8], value: &[u8]) -> Result<[u8; N], StoreError> {
+    rows::unversioned(Family::Meta, key, value)?.try_into().map_err(|_| StoreError::damaged(Family::Meta, key, "not a number"))
+}
+
+fn read_number(key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
+    read_bytes(key, value).map(u64::from_le_bytes)
 }
 
 fn text(store: &dyn Store, key: &[u8]) -> Result<Option<String>, StoreError> {

@@ -7,7 +7,7 @@ use crate::cli::Exit;
 use crate::cli::reading::state;
 use crate::cli::state_tests::{config, published};
 use crate::store::rocks::RocksStore;
-use crate::store::{Batch, Family, Store, rows};
+use crate::store::{Batch, Family, Store, plays, rows};
 
 #[derive(Parser)]
 struct Command {
@@ -119,20 +119,20 @@ fn a_number_without_a_name_is_a_damaged_state() {
     published(&config, 4);
     assert!(Data::of_state(&state(&config).unwrap(), Objective::Implicit).unwrap().pairs() > 0);
     // One beyond all that were given, one whose name is gone.
-    for (item, gone) in [(40_000, false), (0, true)] {
+    for (number, (item, gone)) in (1_000..).zip([(40_000, false), (0, true)]) {
         let store = RocksStore::open(dir.path()).unwrap();
         let mut batch = Batch::default();
         let play = Play { user: 0, item, ident: None, time: 1, value: ordered(1.0) };
-        batch.put(Family::Interactions, &rows::play_key(&play), &rows::versioned(b""));
+        plays::put(&mut batch, &[(play, "")], number);
         if gone {
-            batch.delete(Family::Interactions, &rows::play_key(&Play { item: 40_000, ..play }));
+            plays::take_out(&mut batch, &store, &[Play { item: 40_000, ..play }]).unwrap();
             batch.delete(Family::Identities, &rows::identity_key(Side::Item, item));
         }
         store.write(&batch).unwrap();
         drop(store);
         let error = Data::of_state(&state(&config).unwrap(), Objective::Implicit).unwrap_err();
         assert_eq!(error.exit, Exit::StateDamaged, "{}", error.message);
-        let said = if gone { "no name has it" } else { "not a play" };
+        let said = if gone { "no name has it" } else { "never given" };
         assert!(error.message.contains(said), "{}", error.message);
     }
 }
