@@ -101,9 +101,9 @@ impl Column {
                 options.set_write_buffer_size(SHARD_BUFFER);
                 // Shards fill at the same pace, so many wait to be flushed at once.
                 options.set_max_write_buffer_number(4);
-                // Rows are small: they are cheaper kept in more files than rewritten more often. Writing stops where it did
-                // before, for a process may not open any number of files.
-                options.set_level_zero_file_num_compaction_trigger(16);
+                // A start and a forget read every file; fewer would be rewritten too often. Writing stops far beyond, but not
+                // too far, for a process may not open any number of files.
+                options.set_level_zero_file_num_compaction_trigger(8);
                 options.set_level_zero_slowdown_writes_trigger(28);
                 options.set_level_zero_stop_writes_trigger(36);
                 // What is flushed is soon compacted: it is packed then, and in larger blocks, which cost less to begin.

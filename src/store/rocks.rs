@@ -193,6 +193,8 @@ pub(super) fn options() -> Options {
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(2);
     options.set_max_background_jobs(2);
+    // Large compactions are those of factor rows for an erasure, and that is waited for.
+    options.set_max_subcompactions(2);
     options.set_bytes_per_sync(1 << 20);
     // A log is kept as long as any family has rows of it in memory, and is read again at a start.
     options.set_max_total_wal_size(256 << 20);
