@@ -3,7 +3,8 @@
 //!
 //! A play may come again, and is then in several rows; whoever reads takes a group's rows together and tells each play once.
 //! So nothing is read before something is written. What is erased is taken out of every row that has it. Rows that are seen to
-//! repeat each other are put together when there is time, so that a topic may come again any number of times.
+//! repeat each other, or to be many and short, are put together when there is time: a topic may come again any number of times,
+//! and what came event by event is read as fast as what came by the thousand.
 
 use std::borrow::Borrow;
 use std::sync::PoisonError;
@@ -17,8 +18,12 @@ use crate::model::step::TOGETHER;
 pub const KEY: usize = 12;
 /// Plays that are put in one row when rows are put together: whoever takes one out writes the row anew.
 pub(super) const OF_A_ROW: usize = 4_096;
+/// Rows of a group that are left as they are, and so are as many as this share of its plays: each play is then written anew some
+/// sixteen times, however many come.
+const SCATTERED: usize = 64;
+const SHARE: usize = 16;
 /// Bytes of rows that are put together at once: events wait for no more than that.
-const TIDIED: usize = 4 << 20;
+const TIDIED: usize = 1 << 20;
 /// A play in a row, without its event id: what it has, item, hash of the event id, time, value.
 const LONGEST: usize = 29;
 
@@ -161,7 +166,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Visits each play once, ascending, and is empty then. The group, if half of it or more is repeated.
+    /// Visits each play once, ascending, and is empty then. The group, if its rows are worth putting together.
     fn tell(&mut self, visit: &mut dyn FnMut(Play, &str) -> Result<(), StoreError>) -> Result<Option<u32>, StoreError> {
         if self.rows > 1 {
             // Rows are runs already, which is what this sort makes use of.
@@ -176,11 +181,12 @@ impl Gathered {
                 distinct += 1;
             }
         }
-        let repeated = self.group.filter(|_| self.rows > 1 && self.plays.len() >= 2 * distinct);
+        let repeats = self.rows > 1 && self.plays.len() >= 2 * distinct;
+        let untidy = self.group.filter(|_| repeats || self.rows > SCATTERED.max(distinct / SHARE));
         (self.group, self.rows) = (None, 0);
         self.plays.clear();
         self.names.clear();
-        Ok(repeated)
+        Ok(untidy)
     }
 }
 
@@ -197,13 +203,13 @@ pub fn each(
     look(store, (from, to), visit).map(drop)
 }
 
-/// As [`each`]; the groups of which half or more is repeated.
+/// As [`each`]; the groups whose rows are worth putting together.
 fn look(
     store: &dyn Store,
     (from, to): (u32, Option<u32>),
     visit: &mut dyn FnMut(Play, &str) -> Result<(), StoreError>,
 ) -> Result<Vec<u32>, StoreError> {
-    let mut repeated = Vec::new();
+    let mut untidy = Vec::new();
     let mut wanted = |play: Play, name: &str| {
         if play.user >= from && to.is_none_or(|to| play.user < to) { visit(play, name) } else { Ok(()) }
     };
@@ -211,12 +217,12 @@ fn look(
     let mut gathered = Gathered::default();
     between(store, Family::Interactions, &group_of(from).to_be_bytes(), end(after).as_deref(), |key, value| {
         if gathered.group.is_some_and(|group| !key.starts_with(&group.to_be_bytes())) {
-            repeated.extend(gathered.tell(&mut wanted)?);
+            untidy.extend(gathered.tell(&mut wanted)?);
         }
         gathered.add(key, value)
     })?;
-    repeated.extend(gathered.tell(&mut wanted)?);
-    Ok(repeated)
+    untidy.extend(gathered.tell(&mut wanted)?);
+    Ok(untidy)
 }
 
 /// Takes these plays out of the rows that are stored. Costs a read of the groups of their users; in the batch are the rows that
@@ -285,19 +291,19 @@ impl Tables {
         users: (u32, Option<u32>),
         visit: &mut dyn FnMut(Play, &str) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let repeated = look(&**self.store(), users, visit)?;
-        self.repeated.lock().unwrap_or_else(PoisonError::into_inner).extend(repeated);
+        let untidy = look(&**self.store(), users, visit)?;
+        self.untidy.lock().unwrap_or_else(PoisonError::into_inner).extend(untidy);
         Ok(())
     }
 
-    /// Puts rows together that were seen to repeat each other, some at a time; true when there were any.
+    /// Puts rows together that were seen to repeat each other or to be many, some at a time; true when there were any.
     ///
     /// # Errors
     /// [`StoreError`]; the process must end.
     pub fn tidy(&mut self) -> Result<bool, StoreError> {
         let mut batch = Batch::default();
         while batch.size() < TIDIED
-            && let Some(group) = self.repeated.get_mut().unwrap_or_else(PoisonError::into_inner).pop_first()
+            && let Some(group) = self.untidy.get_mut().unwrap_or_else(PoisonError::into_inner).pop_first()
         {
             put_together(&mut batch, &**self.store(), group)?;
         }

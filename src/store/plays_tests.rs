@@ -207,6 +207,32 @@ fn rows_that_repeat_each_other_are_put_together() {
     assert!(!tables.tidy().unwrap(), "it is done");
 }
 
+/// What came event by event, as a quiet topic brings it, is read as fast as what came by the thousand.
+#[test]
+fn many_short_rows_are_put_together() {
+    let store = Arc::new(MemoryStore::default());
+    let mut tables = Tables::new(store.clone(), Objective::Implicit, &HashKey::new([1; 32])).unwrap();
+    let bring = |tables: &mut Tables, times: std::ops::Range<i64>| {
+        for time in times {
+            let play = Play { user: (time % 3) as u32, item: 1, ident: None, time, value: 1 };
+            tables.commit(&step(&[play], &[]), &Dictionary::default()).unwrap();
+        }
+        tables.each_play((0, None), &mut |_, _| Ok(())).unwrap();
+    };
+    bring(&mut tables, 0..SCATTERED as i64);
+    assert!(!tables.tidy().unwrap(), "few are left as they are");
+    bring(&mut tables, 100..1_500);
+    let before = stored(&tables, 0, None);
+    assert!(tables.tidy().unwrap() && !tables.tidy().unwrap());
+    assert_eq!((rows_of(&*store), stored(&tables, 0, None)), (1, before));
+    // As many as a sixteenth of what there is.
+    bring(&mut tables, 2_000..2_080);
+    assert!(!tables.tidy().unwrap());
+    bring(&mut tables, 3_000..3_080);
+    assert!(tables.tidy().unwrap());
+    assert_eq!(rows_of(&*store), 1);
+}
+
 #[test]
 fn a_long_history_stays_in_several_rows() {
     let (store, mut batch) = (MemoryStore::default(), Batch::default());

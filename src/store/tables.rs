@@ -46,8 +46,8 @@ pub struct Tables {
     sequence: u64,
     /// Number of the next batch that brings plays.
     batch: u64,
-    /// Groups of users whose rows were seen to repeat each other.
-    pub(super) repeated: Mutex<BTreeSet<u32>>,
+    /// Groups of users whose rows were seen to be worth putting together.
+    pub(super) untidy: Mutex<BTreeSet<u32>>,
     /// Tells residue of before an erasure from what came during it.
     pub(super) mark: u64,
 }
@@ -80,12 +80,12 @@ impl Tables {
         }
         let mark = residue::first_mark(&*store)?;
         let batch = store.get(Family::Meta, NEXT_BATCH)?.map_or(Ok(FIRST_BATCH), |value| read_number(NEXT_BATCH, &value))?;
-        Ok(Tables { store, sequence, batch, repeated: Mutex::default(), mark })
+        Ok(Tables { store, sequence, batch, untidy: Mutex::default(), mark })
     }
 
     /// For reading only: nothing is checked but what is read, nothing is written.
     pub fn reading(store: Arc<dyn Store>) -> Tables {
-        Tables { store, sequence: 0, batch: 0, repeated: Mutex::default(), mark: 0 }
+        Tables { store, sequence: 0, batch: 0, untidy: Mutex::default(), mark: 0 }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
